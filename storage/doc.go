@@ -1,0 +1,2 @@
+// Package storage is a node's one Pebble engine and the only place that knows it.
+package storage
