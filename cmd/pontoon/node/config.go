@@ -72,17 +72,10 @@ type Config struct {
 	SequencerProof    SequencerProof
 	LeaderPolicy      LeaderPolicy
 
-	// AutoCompactionMode is "periodic" or "revision"; AutoCompactionRetention is etcd's text for how much history stays,
-	// "0" or "" for all.
-	AutoCompactionMode      string
-	AutoCompactionRetention string
-	// WatchProgressInterval is how often idle watchers that asked for it are told the current revision.
-	WatchProgressInterval time.Duration
 	// SlowRequest is the duration from which on a unary request is logged.
 	SlowRequest time.Duration
-	// Pprof serves /debug/pprof/ on the client port. ExtensiveMetrics adds a latency histogram for every gRPC method.
-	Pprof            bool
-	ExtensiveMetrics bool
+	// Pprof serves /debug/pprof/ on the client port.
+	Pprof bool
 
 	Injected
 }
@@ -130,8 +123,6 @@ type TLS struct {
 	// ClientAutoTLS and PeerAutoTLS generate a certificate at start, of SelfSignedYears' validity.
 	ClientAutoTLS, PeerAutoTLS bool
 	SelfSignedYears            uint
-	CORS                       []string // allowed origins; "*" is all
-	HostWhitelist              []string // allowed Host headers of plain HTTP requests; "*" is all
 }
 
 // Engine sizes the node's Pebble engine (of the placement group's own small engine they are a sixteenth).
@@ -152,7 +143,8 @@ type Injected struct {
 	Gatherer prometheus.Gatherer
 	// Transport makes the connections to the other nodes; nil: gRPC over the peer URLs.
 	Transport func(TransportParams) (PeerTransport, error)
-	// ClientListeners, PeerListeners and MetricsListeners are used instead of the listen URLs. The node closes them.
+	// ClientListeners, PeerListeners and MetricsListeners are used instead of the listen URLs. The node closes them. One
+	// that is a *Listener with a secure URL is served with TLS.
 	ClientListeners  []net.Listener
 	PeerListeners    []net.Listener
 	MetricsListeners []net.Listener
@@ -204,15 +196,13 @@ func Default() Config {
 			KeepAliveInterval: 2 * time.Hour,
 			KeepAliveTimeout:  20 * time.Second,
 		},
-		TLS:                   TLS{SelfSignedYears: 1, CORS: []string{"*"}, HostWhitelist: []string{"*"}},
-		Engine:                Engine{CacheBytes: 256 << 20, MemTableBytes: 64 << 20},
-		HeartbeatInterval:     100 * time.Millisecond,
-		ElectionTimeout:       time.Second,
-		SequencerProof:        ProofLease,
-		LeaderPolicy:          LeadersGathered,
-		AutoCompactionMode:    "periodic",
-		WatchProgressInterval: 10 * time.Minute,
-		SlowRequest:           300 * time.Millisecond,
+		TLS:               TLS{SelfSignedYears: 1},
+		Engine:            Engine{CacheBytes: 256 << 20, MemTableBytes: 64 << 20},
+		HeartbeatInterval: 100 * time.Millisecond,
+		ElectionTimeout:   time.Second,
+		SequencerProof:    ProofLease,
+		LeaderPolicy:      LeadersGathered,
+		SlowRequest:       300 * time.Millisecond,
 	}
 }
 

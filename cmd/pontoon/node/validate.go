@@ -199,8 +199,6 @@ func (c *Config) checkTimes() *ConfigError {
 		return invalid("sequencer-proof", "is %q", c.SequencerProof).fix("use lease or quorum")
 	case c.LeaderPolicy != LeadersGathered && c.LeaderPolicy != LeadersSpread:
 		return invalid("leader-policy", "is %q", c.LeaderPolicy).fix("use gathered or spread")
-	case c.AutoCompactionMode != "periodic" && c.AutoCompactionMode != "revision":
-		return invalid("auto-compaction-mode", "is %q", c.AutoCompactionMode).fix("use periodic or revision")
 	}
 	return nil
 }

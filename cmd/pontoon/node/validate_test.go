@@ -43,7 +43,6 @@ func TestValidateNamesFlagAndRemedy(t *testing.T) {
 		{"election-timeout", func(c *Config) { c.ElectionTimeout = time.Minute }},
 		{"sequencer-proof", func(c *Config) { c.SequencerProof = "hope" }},
 		{"leader-policy", func(c *Config) { c.LeaderPolicy = "chaos" }},
-		{"auto-compaction-mode", func(c *Config) { c.AutoCompactionMode = "never" }},
 		{"max-txn-ops", func(c *Config) { c.MaxTxnOps = 0 }},
 		{"max-request-bytes", func(c *Config) { c.MaxRequestBytes = 1 << 30 }},
 		{"cert-file", func(c *Config) { c.ClientTLS.KeyFile = "key" }},
