@@ -1,0 +1,187 @@
+package evaldiff
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3rpc"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/pontoon-kv/pontoon/rangegroup/eval/evaltest"
+)
+
+var (
+	opsFlag  = flag.Int("ops", 10000, "number of requests")
+	seedFlag = flag.Uint64("seed", 0, "seed of the first round; 0 takes one from the clock")
+)
+
+// opsPerRound is how many requests a keyspace gets until both sides begin afresh with the next seed.
+const opsPerRound = 25000
+
+func TestSameAsEtcd(t *testing.T) {
+	seed := *seedFlag
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano())
+	}
+	for left := *opsFlag; left > 0; left -= opsPerRound {
+		n := min(left, opsPerRound)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { round(t, seed, n) })
+		seed++
+	}
+}
+
+func round(t *testing.T, seed uint64, ops int) {
+	etcd := startEtcd(t)
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 1))}
+	store := evaltest.New()
+	store.Limits.MaxTxnOps = maxTxnOps
+	store.Rand = g.Rand
+	store.Splits = [][]byte{[]byte("a\x00"), []byte("aa"), []byte("b"), []byte("b\xff")}[g.IntN(5):]
+	if g.one(2) && len(store.Splits) > 1 {
+		store.Splits = store.Splits[:1]
+	}
+	for _, id := range grantedLeases {
+		if _, err := etcd.LeaseGrant(t.Context(), &pb.LeaseGrantRequest{ID: id, TTL: 1 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		store.Grant(id)
+	}
+	failed, mutated := 0, 0
+	for done := 0; done < ops; {
+		// A batch is evaluated before any of it has a revision.
+		batch := 1 + g.IntN(6)*g.IntN(2)
+		store.Pipeline = batch + 1
+		var calls []*call
+		for range batch {
+			g.revision = int64(store.Revision())
+			c := &call{req: g.request()}
+			c.etcd.resp, c.etcd.err = etcd.do(t.Context(), proto.Clone(c.req))
+			c.ours = store.Do(proto.Clone(c.req))
+			calls = append(calls, c)
+		}
+		before := store.Revision()
+		store.Flush()
+		mutated += int(store.Revision() - before)
+		for i, c := range calls {
+			if diff := c.diff(); diff != "" {
+				t.Fatalf("seed %d, request %d (%d of a batch of %d):\n%s", seed, done+i, i+1, batch, diff)
+			}
+			if c.etcd.err != nil {
+				failed++
+			}
+		}
+		done += batch
+		if g.one(300) {
+			compact(t, etcd, store, g.near())
+		}
+	}
+	t.Logf("%d requests, %d refused, revision %d", ops, failed, store.Revision())
+	if failed > ops/2 || int(store.Revision()) < ops/5 {
+		t.Errorf("the requests have become too tame or too wild to prove anything")
+	}
+}
+
+func compact(t *testing.T, etcd *server, store *evaltest.Store, rev int64) {
+	_, err := etcd.KVServer.Compact(t.Context(), &pb.CompactionRequest{Revision: rev})
+	if mine := store.Compact(rev); !sameError(err, mine) {
+		t.Fatalf("compact %d: etcd: %v, here: %v", rev, err, mine)
+	}
+}
+
+// call is a request with both answers.
+type call struct {
+	req  proto.Message
+	etcd struct {
+		resp proto.Message
+		err  error
+	}
+	ours *evaltest.Outcome
+}
+
+// diff says how the answers differ, "" if they don't.
+func (c *call) diff() string {
+	if sameError(c.etcd.err, c.ours.Err) && (c.ours.Err != nil || proto.Equal(c.etcd.resp, c.ours.Response)) {
+		return ""
+	}
+	show := func(m proto.Message, err error) string {
+		if err != nil {
+			return err.Error()
+		}
+		return prototext.Format(m)
+	}
+	return fmt.Sprintf("%T\n%s\n== etcd:\n%s\n== here:\n%s", c.req, prototext.Format(c.req),
+		show(c.etcd.resp, c.etcd.err), show(c.ours.Response, c.ours.Err))
+}
+
+func sameError(a, b error) bool {
+	return (a == nil) == (b == nil) && status.Code(a) == status.Code(b) && status.Convert(a).Message() == status.Convert(b).Message()
+}
+
+// server is an embedded etcd, called below its sockets but above its request checks.
+type server struct {
+	pb.KVServer
+	*embed.Etcd
+}
+
+func (s *server) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	return s.Server.LeaseGrant(ctx, r)
+}
+
+// do answers a request as it would be on the wire; of the headers only the revision is kept.
+func (s *server) do(ctx context.Context, req proto.Message) (proto.Message, error) {
+	switch r := req.(type) {
+	case *pb.PutRequest:
+		return answer(s.Put(ctx, r))
+	case *pb.DeleteRangeRequest:
+		return answer(s.DeleteRange(ctx, r))
+	case *pb.RangeRequest:
+		return answer(s.Range(ctx, r))
+	case *pb.TxnRequest:
+		return answer(s.Txn(ctx, r))
+	}
+	return nil, fmt.Errorf("unknown request %T", req)
+}
+
+func answer[M interface {
+	proto.Message
+	GetHeader() *pb.ResponseHeader
+}](resp M, err error) (proto.Message, error) {
+	if err != nil {
+		return nil, err
+	}
+	m := proto.Clone(resp).(M)
+	h := m.GetHeader()
+	h.ClusterId, h.MemberId, h.RaftTerm = 0, 0, 0
+	return m, nil
+}
+
+func startEtcd(t *testing.T) *server {
+	cfg := embed.NewConfig()
+	cfg.Dir = t.TempDir()
+	local := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
+	cfg.ListenPeerUrls, cfg.ListenClientUrls = []url.URL{local}, []url.URL{local}
+	cfg.LogLevel = "fatal"
+	cfg.UnsafeNoFsync = true
+	cfg.MaxTxnOps = maxTxnOps
+	cfg.SnapshotCount = 1 << 20
+	e, err := embed.StartEtcd(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(e.Close)
+	select {
+	case <-e.Server.ReadyNotify():
+	case <-time.After(30 * time.Second):
+		t.Fatal("etcd does not get ready")
+	}
+	return &server{KVServer: v3rpc.NewKVServer(e.Server), Etcd: e}
+}
