@@ -8,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/pontoon-kv/pontoon/proto/ids"
 	"github.com/pontoon-kv/pontoon/storage"
@@ -82,6 +83,21 @@ func (q *Query) maxNamed() int64 { return max(q.MinMod, q.MaxMod, q.MinCreate, q
 func (q *Query) passes(mod, create int64) bool {
 	return (q.MaxMod == 0 || mod <= q.MaxMod) && (q.MinMod == 0 || mod >= q.MinMod) &&
 		(q.MaxCreate == 0 || create <= q.MaxCreate) && (q.MinCreate == 0 || create >= q.MinCreate)
+}
+
+// ReadAt turns the revision that a range names, 0 or less for none, into the one to read at. Errors:
+// rpctypes.ErrGRPCFutureRev, ErrGRPCCompacted. The response's header reports current all the same.
+func ReadAt(named int64, current, floor ids.Revision) (ids.Revision, error) {
+	switch at := ids.Revision(named); {
+	case at > current:
+		return 0, rpctypes.ErrGRPCFutureRev
+	case at <= 0:
+		return current, nil
+	case at < floor:
+		return 0, rpctypes.ErrGRPCCompacted
+	default:
+		return at, nil
+	}
 }
 
 // Reader is the part of a storage.View that reads need.
