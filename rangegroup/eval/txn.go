@@ -365,8 +365,8 @@ func (e *evaluator) read(r *pb.RangeRequest, q *Query) (Part, error) {
 		q.Limit = 0
 	}
 	err := scan(span, q.WithValue, c.addCopy)
-	if err == nil && c.full {
-		err = scan(ids.Span{Start: ids.Next(c.lastKey), End: span.End}, false, func([]byte, *storage.Version) bool {
+	if rest := (ids.Span{Start: ids.Next(c.lastKey), End: span.End}); err == nil && c.full && !rest.Empty() {
+		err = scan(rest, false, func([]byte, *storage.Version) bool {
 			c.count++
 			return true
 		})
