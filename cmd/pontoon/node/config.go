@@ -49,13 +49,11 @@ type Config struct {
 	Name    string
 	DataDir string
 
-	// ListenClientURLs, ListenClientHTTPURLs, ListenPeerURLs and ListenMetricsURLs are where the node listens, each
-	// unless the corresponding …Listeners below is given. Without ListenMetricsURLs, metrics and health are served on the client
-	// port only; they are there in any case.
-	ListenClientURLs     []url.URL
-	ListenClientHTTPURLs []url.URL
-	ListenPeerURLs       []url.URL
-	ListenMetricsURLs    []url.URL
+	// ListenClientURLs, ListenPeerURLs and ListenMetricsURLs are where the node listens, each unless the corresponding
+	// …Listeners below is given. Metrics and health are served on the client URLs in any case.
+	ListenClientURLs  []url.URL
+	ListenPeerURLs    []url.URL
+	ListenMetricsURLs []url.URL
 	// AdvertiseClientURLs and AdvertisePeerURLs are how clients and the other nodes reach this one.
 	AdvertiseClientURLs []url.URL
 	AdvertisePeerURLs   []url.URL

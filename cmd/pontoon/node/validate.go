@@ -70,7 +70,6 @@ func (c *Config) checkURLs() *ConfigError {
 		optional bool
 	}{
 		{flag: "listen-client-urls", urls: c.ListenClientURLs, injected: c.ClientListeners != nil, bind: true},
-		{flag: "listen-client-http-urls", urls: c.ListenClientHTTPURLs, bind: true, optional: true},
 		{flag: "listen-peer-urls", urls: c.ListenPeerURLs, injected: c.PeerListeners != nil || c.Transport != nil, bind: true},
 		{flag: "listen-metrics-urls", urls: c.ListenMetricsURLs, bind: true, optional: true},
 		{flag: "advertise-client-urls", urls: c.AdvertiseClientURLs},
@@ -226,13 +225,13 @@ func (c *Config) checkTLS() *ConfigError {
 	pairs := []struct {
 		prefix, cert, key string
 		auto              bool
-		urls              [][]url.URL
+		urls              []url.URL
 		auth              bool
 		ca                string
 	}{
-		{"", c.ClientTLS.CertFile, c.ClientTLS.KeyFile, c.ClientAutoTLS, [][]url.URL{c.ListenClientURLs, c.ListenClientHTTPURLs},
+		{"", c.ClientTLS.CertFile, c.ClientTLS.KeyFile, c.ClientAutoTLS, c.ListenClientURLs,
 			c.ClientTLS.ClientCertAuth, c.ClientTLS.TrustedCAFile},
-		{"peer-", c.PeerTLS.CertFile, c.PeerTLS.KeyFile, c.PeerAutoTLS, [][]url.URL{c.ListenPeerURLs},
+		{"peer-", c.PeerTLS.CertFile, c.PeerTLS.KeyFile, c.PeerAutoTLS, c.ListenPeerURLs,
 			c.PeerTLS.ClientCertAuth, c.PeerTLS.TrustedCAFile},
 	}
 	for _, p := range pairs {
@@ -240,7 +239,7 @@ func (c *Config) checkTLS() *ConfigError {
 			return invalid(p.prefix+"cert-file", "and --%skey-file go together", p.prefix).fix("set both or neither")
 		}
 		hasCert := p.cert != "" || p.auto
-		for _, u := range slices.Concat(p.urls...) {
+		for _, u := range p.urls {
 			if (u.Scheme == "https" || u.Scheme == "unixs") && !hasCert {
 				return invalid(p.prefix+"cert-file", "is missing, but the node is to listen on %s", u.String()).
 					fix("set --%scert-file and --%skey-file, or --%sauto-tls", p.prefix, p.prefix, p.prefix)
