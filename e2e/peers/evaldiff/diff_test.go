@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"sort"
 	"testing"
 	"time"
 
@@ -40,10 +41,13 @@ func TestSameAsEtcd(t *testing.T) {
 }
 
 func round(t *testing.T, seed uint64, ops int) {
-	etcd := startEtcd(t)
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 1))}
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 1)), calm: seed%2 == 0, maxTxnOps: 7}
+	if seed%3 == 0 {
+		g.maxTxnOps = 40
+	}
+	etcd := startEtcd(t, g.maxTxnOps)
 	store := evaltest.New()
-	store.Limits.MaxTxnOps = maxTxnOps
+	store.Limits.MaxTxnOps = g.maxTxnOps
 	store.Rand = g.Rand
 	store.Splits = [][]byte{[]byte("a\x00"), []byte("aa"), []byte("b"), []byte("b\xff")}[g.IntN(5):]
 	if g.one(2) && len(store.Splits) > 1 {
@@ -55,7 +59,8 @@ func round(t *testing.T, seed uint64, ops int) {
 		}
 		store.Grant(id)
 	}
-	failed, mutated := 0, 0
+	refused := map[string]int{}
+	failed := 0
 	for done := 0; done < ops; {
 		// A batch is evaluated before any of it has a revision.
 		batch := 1 + g.IntN(6)*g.IntN(2)
@@ -68,15 +73,14 @@ func round(t *testing.T, seed uint64, ops int) {
 			c.ours = store.Do(proto.Clone(c.req))
 			calls = append(calls, c)
 		}
-		before := store.Revision()
 		store.Flush()
-		mutated += int(store.Revision() - before)
 		for i, c := range calls {
 			if diff := c.diff(); diff != "" {
 				t.Fatalf("seed %d, request %d (%d of a batch of %d):\n%s", seed, done+i, i+1, batch, diff)
 			}
 			if c.etcd.err != nil {
 				failed++
+				refused[c.etcd.err.Error()]++
 			}
 		}
 		done += batch
@@ -84,7 +88,7 @@ func round(t *testing.T, seed uint64, ops int) {
 			compact(t, etcd, store, g.near())
 		}
 	}
-	t.Logf("%d requests, %d refused, revision %d", ops, failed, store.Revision())
+	t.Logf("%d requests, revision %d, %d keys, %d refused: %v", ops, store.Revision(), store.Keys(), failed, refused)
 	if failed > ops/2 || int(store.Revision()) < ops/5 {
 		t.Errorf("the requests have become too tame or too wild to prove anything")
 	}
@@ -94,6 +98,46 @@ func compact(t *testing.T, etcd *server, store *evaltest.Store, rev int64) {
 	_, err := etcd.KVServer.Compact(t.Context(), &pb.CompactionRequest{Revision: rev})
 	if mine := store.Compact(rev); !sameError(err, mine) {
 		t.Fatalf("compact %d: etcd: %v, here: %v", rev, err, mine)
+	}
+}
+
+// TestRequestSize finds etcd's limit to the byte; the id in its entries takes one byte more on some members.
+func TestRequestSize(t *testing.T) {
+	etcd := startEtcd(t, 128)
+	store := evaltest.New()
+	request := func(kind string, size int) proto.Message {
+		put := &pb.PutRequest{Key: []byte("k"), Value: make([]byte, size)}
+		switch kind {
+		case "put":
+			return put
+		case "delete":
+			return &pb.DeleteRangeRequest{Key: []byte("k"), RangeEnd: make([]byte, size)}
+		case "txn":
+			return &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: put}}}}
+		default: // only ranges: not measured
+			return &pb.TxnRequest{Compare: []*pb.Compare{{Key: make([]byte, size)}}}
+		}
+	}
+	for _, kind := range []string{"put", "delete", "txn", "ranges"} {
+		limit := store.Limits.MaxRequestBytes
+		for _, size := range []int{limit - 60, limit - 20, limit - 10, limit, limit + 30} {
+			_, err := etcd.do(t.Context(), request(kind, size))
+			mine := store.Do(request(kind, size))
+			if !sameError(err, mine.Err) {
+				t.Errorf("%s of %d bytes: etcd: %v, here: %v", kind, size, err, mine.Err)
+			}
+		}
+		if kind == "ranges" {
+			break
+		}
+		least := func(do func(size int) error) int {
+			return sort.Search(200, func(i int) bool { return do(limit-100+i) != nil })
+		}
+		theirs := least(func(size int) error { _, err := etcd.do(t.Context(), request(kind, size)); return err })
+		mine := least(func(size int) error { return store.Do(request(kind, size)).Err })
+		if d := theirs - mine; d < 0 || d > 1 {
+			t.Errorf("%s: etcd's limit is %d bytes above ours", kind, d)
+		}
 	}
 }
 
@@ -164,14 +208,14 @@ func answer[M interface {
 	return m, nil
 }
 
-func startEtcd(t *testing.T) *server {
+func startEtcd(t *testing.T, maxTxnOps int) *server {
 	cfg := embed.NewConfig()
 	cfg.Dir = t.TempDir()
 	local := url.URL{Scheme: "http", Host: "127.0.0.1:0"}
 	cfg.ListenPeerUrls, cfg.ListenClientUrls = []url.URL{local}, []url.URL{local}
 	cfg.LogLevel = "fatal"
 	cfg.UnsafeNoFsync = true
-	cfg.MaxTxnOps = maxTxnOps
+	cfg.MaxTxnOps = uint(maxTxnOps)
 	cfg.SnapshotCount = 1 << 20
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {

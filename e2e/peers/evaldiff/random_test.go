@@ -13,13 +13,14 @@ var (
 	someLeases    = []int64{0, 0, 0, 7, 7, 8, -5, 999}
 )
 
-// maxTxnOps is small so that the limit is met often.
-const maxTxnOps = 7
-
 // generator makes requests over few keys, so that they meet.
 type generator struct {
 	*rand.Rand
 	revision int64 // about the current one
+	// calm rounds delete little, so that there are many keys; wild ones have few keys that change all the time.
+	calm bool
+	// maxTxnOps is mostly small, so that the limit is met often.
+	maxTxnOps int
 	// Within one txn either ignore_* or deletes up to the end of the keyspace: etcd dies of both together.
 	ignore bool
 }
@@ -33,7 +34,7 @@ func (g *generator) request() proto.Message {
 	switch n := g.IntN(100); {
 	case n < 25:
 		return g.put()
-	case n < 33:
+	case n < 33 && (!g.calm || g.one(10)):
 		return g.deleteRange()
 	case n < 60:
 		return g.rangeRequest()
@@ -53,7 +54,7 @@ func (g *generator) key() []byte {
 	if g.one(6) {
 		key[0] = pick(g, byte(0), 0xff)
 	}
-	for g.one(3) && len(key) < 3 {
+	for len(key) < 3 && (g.calm || g.one(3)) {
 		key = append(key, alphabet[g.IntN(len(alphabet))])
 	}
 	return key
@@ -92,9 +93,9 @@ func (g *generator) near() int64 {
 	switch g.IntN(12) {
 	case 0:
 		return pick(g, int64(-3), -2, -1, 1, 2, 1<<62, 1<<62+2, 1<<63-1, -1<<63)
-	case 1:
+	case 1, 2:
 		return g.revision + int64(g.IntN(8))
-	case 2, 3:
+	case 3, 4:
 		return max(1, g.revision-int64(g.IntN(200)))
 	}
 	return max(1, g.revision-int64(g.IntN(20)))
@@ -119,7 +120,7 @@ func (g *generator) put() *pb.PutRequest {
 
 func (g *generator) deleteRange() *pb.DeleteRangeRequest {
 	r := &pb.DeleteRangeRequest{Key: g.key(), PrevKv: g.one(2)}
-	if r.RangeEnd = g.rangeEnd(r.Key); g.one(2) {
+	if r.RangeEnd = g.rangeEnd(r.Key); g.one(2) || g.calm && !g.one(50) {
 		r.RangeEnd = nil
 	}
 	return r
@@ -129,7 +130,7 @@ func (g *generator) rangeRequest() *pb.RangeRequest {
 	r := &pb.RangeRequest{Key: g.key(), Serializable: g.one(4)}
 	r.RangeEnd = g.rangeEnd(r.Key)
 	if g.one(2) {
-		r.Limit = pick(g, int64(-1), 1, 1, 2, 3, 5, 13, 1<<63-1, -1<<63)
+		r.Limit = pick(g, int64(-1), 1, 1, 2, 3, 5, 13, 20, 40, 1<<63-1, -1<<63)
 	}
 	if g.one(4) {
 		r.Revision = g.near()
@@ -187,8 +188,8 @@ func (g *generator) compare() *pb.Compare {
 func (g *generator) txn(depth int) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
 	most := 3
-	if g.one(40) {
-		most = maxTxnOps + 2
+	if g.one(40) || depth == 0 && g.maxTxnOps > 10 && g.one(4) {
+		most = g.maxTxnOps + 2
 	}
 	for range g.IntN(most) {
 		r.Compare = append(r.Compare, g.compare())

@@ -59,6 +59,16 @@ func New() *Store {
 // Revision is the revision of the last write that is not pending.
 func (s *Store) Revision() ids.Revision { return s.current }
 
+// Keys is the number of live keys.
+func (s *Store) Keys() (n int) {
+	for _, key := range s.keys {
+		if v := s.newest(s.versions[key]); !v.Tombstone {
+			n++
+		}
+	}
+	return n
+}
+
 // Grant makes a lease.
 func (s *Store) Grant(id int64) { s.leases[id] = true }
 
@@ -83,6 +93,12 @@ func (s *Store) Do(req proto.Message) *Outcome {
 	if s.Rand != nil && len(s.pending) == 0 && s.coin() {
 		env.Self = s.current + 1
 	}
+	if txn, ok := req.(*pb.TxnRequest); ok && env.Fresh && eval.ReadOnly(txn) && s.coin() {
+		env.State, env.Self = eval.AtRevision(s.View(), s.current), s.current+1
+	}
+	touched := touches(req)
+	env.Span, _ = touched.Hull()
+	env.State = guard{env.State, touched}
 	res, err := evaluate(&env, req)
 	if errors.Is(err, eval.ErrUndecided) {
 		if env.Fresh {
@@ -101,6 +117,9 @@ func (s *Store) Do(req proto.Message) *Outcome {
 		panic("Mutates does not tell whether there are writes")
 	}
 	for i := range res.Writes {
+		if !covered(touched.Writes, ids.Span{Start: res.Writes[i].Key, End: ids.Next(res.Writes[i].Key)}) {
+			panic("a write beyond the spans of the request")
+		}
 		s.apply(&res.Writes[i], i, env.Self)
 	}
 	s.pending = append(s.pending, o)
@@ -181,6 +200,48 @@ func evaluate(env *eval.Env, req proto.Message) (eval.Result, error) {
 	default:
 		return eval.Txn(env, r.(*pb.TxnRequest))
 	}
+}
+
+func touches(req proto.Message) eval.Spans {
+	switch r := req.(type) {
+	case *pb.PutRequest:
+		return eval.Spans{Writes: []ids.Span{eval.PutSpan(r)}}
+	case *pb.DeleteRangeRequest:
+		return eval.Spans{Writes: []ids.Span{eval.DeleteSpan(r)}}
+	default:
+		return eval.TxnSpans(r.(*pb.TxnRequest))
+	}
+}
+
+// guard is a State that holds a request to the spans it is said to touch.
+type guard struct {
+	eval.State
+	touched eval.Spans
+}
+
+func (g guard) check(span ids.Span) {
+	if !covered(g.touched.Reads, span) && !covered(g.touched.Writes, span) {
+		panic(fmt.Sprintf("%v is read and is not among the spans of the request: %v", span, g.touched))
+	}
+}
+
+func covered(list []ids.Span, span ids.Span) bool {
+	return slices.ContainsFunc(list, func(s ids.Span) bool { return s.Covers(span) })
+}
+
+func (g guard) Latest(key []byte, withValue bool) (storage.Version, bool, error) {
+	g.check(ids.Span{Start: key, End: ids.Next(key)})
+	return g.State.Latest(key, withValue)
+}
+
+func (g guard) Scan(span ids.Span, withValue bool, fn func([]byte, *storage.Version) bool) error {
+	g.check(span)
+	return g.State.Scan(span, withValue, fn)
+}
+
+func (g guard) ScanAt(span ids.Span, at ids.Revision, withValue bool, fn func([]byte, *storage.Version) bool) error {
+	g.check(span)
+	return g.State.ScanAt(span, at, withValue, fn)
 }
 
 func (s *Store) rangeRequest(r *pb.RangeRequest) (*pb.RangeResponse, error) {
