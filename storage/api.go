@@ -15,11 +15,19 @@ type Config struct {
 	// FS is the file system; nil means the machine's.
 	FS vfs.FS
 	// CacheBytes bounds the block cache (default 256 MiB; the placement engine takes less), MemTableBytes one memtable
-	// (default 64 MiB).
+	// (default 64 MiB, of which there are at most four).
 	CacheBytes    int64
 	MemTableBytes uint64
-	Logger        *zap.Logger
-	Registerer    prometheus.Registerer // nil: no metrics
+	// MaxCompactions bounds Pebble's concurrent compactions (default 2).
+	MaxCompactions int
+	// OnFatal is called at most once, when the engine can no longer make writes durable (a failed write or sync of the
+	// WAL or the manifest, detected corruption). From then on every Commit fails. It may be called with Pebble's locks
+	// held: it must not block and must not call the engine; the process is expected to stop.
+	OnFatal func(error)
+	// DiskFree replaces the question to FS how many bytes are free and how many there are in all.
+	DiskFree   func() (free, total uint64, err error)
+	Logger     *zap.Logger
+	Registerer prometheus.Registerer // nil: no metrics
 	// Name tells several engines of one process apart in metrics and logs: "data", "placement".
 	Name string
 }
@@ -60,10 +68,10 @@ type Version struct {
 	Value     []byte
 }
 
-// ScanOptions shape a scan. The zero value reads everything.
+// ScanOptions shape a read. The zero value reads everything.
 type ScanOptions struct {
 	// Reverse scans from the span's end.
 	Reverse bool
-	// WithoutValue leaves Version.Value nil, so that no value is decoded or fetched.
+	// WithoutValue leaves Version.Value nil, so that no value is copied.
 	WithoutValue bool
 }
