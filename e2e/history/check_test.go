@@ -108,7 +108,7 @@ func simulate(rng *rand.Rand, n int) []Op {
 			continue
 		}
 		o := Op{Client: client, Key: fmt.Sprint(rng.IntN(3)), Outcome: OK, Began: now - rng.Int64N(10), Ended: now + rng.Int64N(60)}
-		o.Began = max(o.Began, busy[client]+1)
+		o.Began = max(o.Began, busy[client])
 		busy[client] = o.Ended
 		lost := false // unknown, and did not happen
 		if rng.IntN(5) == 0 {
