@@ -32,7 +32,13 @@ var (
 	ErrNotSent = errors.New("call was not sent")
 	// ErrLost: the call was handed to a stream that broke before the answer came: the outcome is unknown.
 	ErrLost = errors.New("connection lost before the answer came")
+	// ErrTooLarge: the payload is larger than MaxPayload. The call was not sent, and never can be.
+	ErrTooLarge = errors.New("message is too large to send")
 )
+
+// MaxPayload is the greatest length of a call's or an answer's payload, and of a Raft message, in bytes. A longer
+// answer reaches the caller as a gRPC status ResourceExhausted; a longer Raft message is dropped and logged.
+const MaxPayload = 15 << 20
 
 // Handler serves one method. It runs on the goroutine that reads the stream and must not block: work that may wait goes
 // to a goroutine or queue of its own. It calls reply exactly once, from any goroutine. The payload belongs to the
@@ -46,19 +52,22 @@ type RaftHandler func(from ids.NodeID, msgs []*pontoonpb.RaftMessage)
 // full call queue fails the call with ErrNotSent. Handlers are set before Start.
 type Transport interface {
 	// SendRaft queues messages for a node, dropping them if the node is not connected or its queue is full. It never
-	// blocks. It reports whether the messages were queued.
+	// blocks. It reports whether all messages were queued. They must not be changed any more.
 	SendRaft(to ids.NodeID, msgs []*pontoonpb.RaftMessage) bool
 	// Go sends one call, once; it is never sent a second time. done is called exactly once, from a goroutine of the
 	// transport, and must not block. Calls to one node with one method are delivered in the order in which Go was
-	// called. The context's end fails the call with its error without any statement about its outcome.
+	// called. The context's end fails the call with its error without any statement about its outcome. The payload must
+	// not be changed any more; the answer's belongs to done.
 	Go(ctx context.Context, to ids.NodeID, m Method, payload []byte, done func(payload []byte, err error))
 	// Handle and HandleRaft install the receivers, before Start. A message to the node itself is not possible.
 	Handle(m Method, h Handler)
 	HandleRaft(h RaftHandler)
 	// OnIncarnation registers a function that is told when a peer connects with an incarnation not seen before
-	// (it restarted), before Start. OnDown is told when a peer was silent for the liveness timeout.
+	// (it started or restarted), before Start. It comes before anything that was sent by that process, and must not
+	// block.
 	OnIncarnation(f func(n ids.NodeID, incarnation uint64))
-	// Alive reports whether something was heard from the node within the liveness timeout (an election timeout).
+	// Alive reports whether something was heard from the node within the liveness timeout (an election timeout). Asking
+	// about a node makes the transport keep a connection to it.
 	Alive(n ids.NodeID) bool
 }
 

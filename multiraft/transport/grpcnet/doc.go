@@ -5,9 +5,9 @@
 // carries what its dialer sends, and the answers back. Between two nodes that talk to each other there are thus two
 // streams per class.
 //
-//	 caller ──Go/SendRaft──► bounded queue ──► sender ══frame══► reader ──► handler
-//	                              (link)                (inbound)              │ reply, from any goroutine
-//	 done ◄──── reader ◄══════════frame══════════ sender ◄── bounded queue ◄───┘
+//	caller ──Go/SendRaft──► bounded queue ──► sender ══frame══► reader ──► handler
+//	                             (link)                (inbound)              │ reply, from any goroutine
+//	done ◄──── reader ◄══════════frame══════════ sender ◄── bounded queue ◄───┘
 //
 // A sender takes whatever waits, up to a MiB, into one frame: while the network or the other side is busy, frames grow
 // by themselves, and when it is idle a lone message leaves at once. Nothing waits for a timer.
