@@ -14,6 +14,7 @@ import (
 	"github.com/pontoon-kv/pontoon/placement/sequencer"
 	"github.com/pontoon-kv/pontoon/proto/ids"
 	"github.com/pontoon-kv/pontoon/proto/pontoonpb"
+	"github.com/pontoon-kv/pontoon/proto/wire"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -129,7 +130,7 @@ func (k *Book) Apply(c *pontoonpb.PlacementCommand) (Result, []Record) {
 	case *pontoonpb.PlacementCommand_RegisterNode:
 		return k.registerNode(NodeFromProto(c.RegisterNode))
 	case *pontoonpb.PlacementCommand_UpdateRange:
-		return k.updateRange(DescriptorFromProto(c.UpdateRange))
+		return k.updateRange(wire.DescriptorFromProto(c.UpdateRange))
 	case *pontoonpb.PlacementCommand_AllocateRanges:
 		first := k.nextRange
 		k.nextRange += ids.RangeID(c.AllocateRanges.GetCount())
@@ -205,12 +206,20 @@ func (k *Book) CheckDisk(id ids.NodeID, disk uint64) error {
 	if !ok || old.DiskID == 0 || old.DiskID == disk {
 		return nil
 	}
-	return fmt.Errorf("pontoon: node %v (%q) is known with disk %x and came with disk %x: its data directory was lost or replaced; "+
-		"bring the old directory back, or remove the node from the cluster and add it again as a new one", id, old.Name, old.DiskID, disk)
+	return DiskError(id, old.Name, old.DiskID, disk)
+}
+
+// DiskError says that a node came with another disk than it is known by, and what to do.
+func DiskError(id ids.NodeID, name string, known, came uint64) error {
+	return fmt.Errorf("pontoon: node %v %s is known with disk %x and came with disk %x: its data directory was lost or replaced; "+
+		"bring the old directory back, or remove the node from the cluster and add it again as a new one", id, name, known, came)
 }
 
 // updateRange takes a descriptor if it is newer than the one known.
 func (k *Book) updateRange(d *ids.Descriptor) (Result, []Record) {
+	if d == nil {
+		return Result{Err: status.Error(codes.InvalidArgument, "pontoon: no range descriptor")}, nil
+	}
 	if err := d.Validate(); err != nil {
 		return Result{Err: status.Error(codes.InvalidArgument, "pontoon: "+err.Error())}, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/pontoon-kv/pontoon/placement/sequencer"
 	"github.com/pontoon-kv/pontoon/proto/ids"
 	"github.com/pontoon-kv/pontoon/proto/pontoonpb"
+	"github.com/pontoon-kv/pontoon/proto/wire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -54,7 +55,7 @@ func (k *Book) sequencerRecord() Record {
 func nodeRecord(n Node) Record { return record(kindNode, key64(uint64(n.ID)), NodeToProto(n)) }
 
 func rangeRecord(d *ids.Descriptor) Record {
-	return record(kindRange, key64(uint64(d.ID)), DescriptorToProto(d))
+	return record(kindRange, key64(uint64(d.ID)), wire.DescriptorToProto(d))
 }
 
 func settingRecord(s *pontoonpb.SettingRecord) Record {
@@ -125,7 +126,7 @@ func (l *Loader) add(kind byte, value []byte) error {
 		if err := proto.Unmarshal(value, &m); err != nil {
 			return err
 		}
-		k.ranges[ids.RangeID(m.Id)] = DescriptorFromProto(&m)
+		k.ranges[ids.RangeID(m.Id)] = wire.DescriptorFromProto(&m)
 	case kindSetting:
 		var m pontoonpb.SettingRecord
 		if err := proto.Unmarshal(value, &m); err != nil {
@@ -148,23 +149,4 @@ func NodeToProto(n Node) *pontoonpb.NodeRecord {
 func NodeFromProto(m *pontoonpb.NodeRecord) Node {
 	return Node{ID: ids.NodeID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(), ClientURLs: m.GetClientUrls(),
 		DiskID: m.GetDiskId(), Incarnation: m.GetIncarnation(), Labels: m.GetLabels()}
-}
-
-// DescriptorToProto and DescriptorFromProto convert a descriptor to and from its wire form.
-func DescriptorToProto(d *ids.Descriptor) *pontoonpb.Descriptor {
-	m := &pontoonpb.Descriptor{Id: uint64(d.ID), Start: d.Span.Start, End: d.Span.End, Generation: uint64(d.Generation)}
-	for _, r := range d.Replicas {
-		m.Replicas = append(m.Replicas, &pontoonpb.ReplicaDescriptor{Node: uint64(r.Node), Replica: uint64(r.Replica), Learner: r.Learner})
-	}
-	return m
-}
-
-// DescriptorFromProto is the reverse of DescriptorToProto. It does not validate.
-func DescriptorFromProto(m *pontoonpb.Descriptor) *ids.Descriptor {
-	d := &ids.Descriptor{ID: ids.RangeID(m.GetId()), Span: ids.Span{Start: m.GetStart(), End: m.GetEnd()},
-		Generation: ids.Generation(m.GetGeneration())}
-	for _, r := range m.GetReplicas() {
-		d.Replicas = append(d.Replicas, ids.ReplicaDesc{Node: ids.NodeID(r.GetNode()), Replica: ids.ReplicaID(r.GetReplica()), Learner: r.GetLearner()})
-	}
-	return d
 }
