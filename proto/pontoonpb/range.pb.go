@@ -89,8 +89,10 @@ type RangeCall struct {
 	// RANGE only: the revision to read at, or 0 for a linearizable read that takes its own.
 	ReadRevision int64 `protobuf:"varint,5,opt,name=read_revision,json=readRevision,proto3" json:"read_revision,omitempty"`
 	// RANGE only: the sub-span this part covers, where the request spans several ranges; empty: the request's own.
-	Start         []byte `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
-	End           []byte `protobuf:"bytes,7,opt,name=end,proto3" json:"end,omitempty"`
+	Start []byte `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
+	End   []byte `protobuf:"bytes,7,opt,name=end,proto3" json:"end,omitempty"`
+	// RANGE only: leave out of the count what lies beyond the request's limit (a stream's chunk).
+	SkipCount     bool `protobuf:"varint,8,opt,name=skip_count,json=skipCount,proto3" json:"skip_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -172,6 +174,13 @@ func (x *RangeCall) GetEnd() []byte {
 		return x.End
 	}
 	return nil
+}
+
+func (x *RangeCall) GetSkipCount() bool {
+	if x != nil {
+		return x.SkipCount
+	}
+	return false
 }
 
 type RangeReply struct {
@@ -441,7 +450,7 @@ var File_range_proto protoreflect.FileDescriptor
 
 const file_range_proto_rawDesc = "" +
 	"\n" +
-	"\vrange.proto\x12\tpontoonpb\x1a\x0ftransport.proto\"\xa0\x02\n" +
+	"\vrange.proto\x12\tpontoonpb\x1a\x0ftransport.proto\"\xbf\x02\n" +
 	"\tRangeCall\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
@@ -451,7 +460,9 @@ const file_range_proto_rawDesc = "" +
 	"\arequest\x18\x04 \x01(\fR\arequest\x12#\n" +
 	"\rread_revision\x18\x05 \x01(\x03R\freadRevision\x12\x14\n" +
 	"\x05start\x18\x06 \x01(\fR\x05start\x12\x10\n" +
-	"\x03end\x18\a \x01(\fR\x03end\"B\n" +
+	"\x03end\x18\a \x01(\fR\x03end\x12\x1d\n" +
+	"\n" +
+	"skip_count\x18\b \x01(\bR\tskipCount\"B\n" +
 	"\x04Kind\x12\v\n" +
 	"\aUNKNOWN\x10\x00\x12\a\n" +
 	"\x03PUT\x10\x01\x12\x10\n" +

@@ -24,6 +24,8 @@ type Query struct {
 	// Limit is the number of keys to return after filtering, one more than the client's so that `more` can be told; 0 is
 	// no limit. The count is always that of all keys.
 	Limit int64
+	// SkipCount leaves out of the count what lies beyond the limit, for a reader that comes back for the rest.
+	SkipCount bool
 	// Reverse says that the limit takes the last keys. A part is in key order all the same.
 	Reverse bool
 	// Keys outside these inclusive bounds are left out; 0 is no bound.
@@ -123,7 +125,7 @@ func ReadPart(view Reader, span ids.Span, at ids.Revision, q Query) (Part, error
 	if err := view.Scan(span, at, opt, c.addCopy); err != nil {
 		return Part{}, err
 	}
-	if c.full {
+	if c.full && !q.SkipCount {
 		rest := ids.Span{Start: ids.Next(c.lastKey), End: span.End}
 		if opt.Reverse {
 			rest = ids.Span{Start: span.Start, End: c.lastKey}
