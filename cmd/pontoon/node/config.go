@@ -148,6 +148,8 @@ type Injected struct {
 	MetricsListeners []net.Listener
 	// Seed makes election jitter repeatable; 0 means random.
 	Seed int64
+	// Headless opens no client or metrics listener: the services are called in the process (Node.KV).
+	Headless bool
 }
 
 // PeerTransport is a transport with its life cycle.

@@ -1,0 +1,114 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/pontoon-kv/pontoon/multiraft"
+	"github.com/pontoon-kv/pontoon/placement"
+	"github.com/pontoon-kv/pontoon/proto/ids"
+	"github.com/pontoon-kv/pontoon/rangegroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	leadersPeriod = 300 * time.Millisecond
+	// transfersMax bounds the leaderships that one round hands over: elections are cheap, but not ten thousand at once.
+	transfersMax = 64
+)
+
+// runLeaders follows the leader policy. Gathered: leaders belong on the sequencer's node, where an exchange is a
+// function call; whoever leads elsewhere and could hand over to that node does.
+func (n *Node) runLeaders(ctx context.Context) {
+	if n.cfg.LeaderPolicy != LeadersGathered {
+		return
+	}
+	settled, since := ids.NodeID(0), time.Now()
+	for sleep(ctx, leadersPeriod) {
+		s := n.client.SequencerNode()
+		if s != settled {
+			settled, since = s, time.Now()
+		}
+		if s == 0 || s == n.id.Node || time.Since(since) < n.cfg.ElectionTimeout || !n.net.Alive(s) {
+			continue
+		}
+		n.handOver(s, transfersMax)
+	}
+}
+
+// handOver asks up to limit ranges led here to move to a node that has a replica of them. It returns how many.
+func (n *Node) handOver(to ids.NodeID, limit int) int {
+	k := 0
+	for _, s := range n.ranges.Statuses() {
+		if k >= limit {
+			break
+		}
+		if s.Raft.Role != multiraft.Leader {
+			continue
+		}
+		if r, ok := s.Descriptor.On(to); ok && !r.Learner {
+			n.ranges.Transfer(s.Descriptor.ID, to)
+			k++
+		}
+	}
+	return k
+}
+
+// leaveLeaders hands every leadership to some live node before this one stops, for at most an election timeout.
+func (n *Node) leaveLeaders() {
+	deadline := time.Now().Add(n.cfg.ElectionTimeout)
+	for time.Now().Before(deadline) {
+		left := 0
+		for _, s := range n.ranges.Statuses() {
+			if s.Raft.Role != multiraft.Leader {
+				continue
+			}
+			for _, r := range s.Descriptor.Replicas {
+				if r.Node != n.id.Node && !r.Learner && n.net.Alive(r.Node) {
+					n.ranges.Transfer(s.Descriptor.ID, r.Node)
+					left++
+					break
+				}
+			}
+		}
+		if left == 0 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// refusedForGood tells a refusal that only a person can remedy from a cluster that is not there yet.
+func refusedForGood(err error) bool {
+	return status.Code(err) == codes.FailedPrecondition
+}
+
+// sequencerOf makes the placement client what a range leader needs.
+type sequencerOf struct{ c *placement.Client }
+
+var _ rangegroup.Sequencer = sequencerOf{}
+
+func (s sequencerOf) Known() uint64         { return s.c.Known() }
+func (s sequencerOf) Current() ids.Revision { return s.c.Current() }
+func (s sequencerOf) Floor() ids.Revision   { return s.c.Floor() }
+
+func (s sequencerOf) Join(j rangegroup.Join) {
+	s.c.Join(placement.Join{
+		Range: j.Range, Term: j.Term, Want: j.Want, Proven: j.Proven,
+		Parent: j.Parent, ParentGeneration: j.ParentGeneration, Generation: j.Generation,
+		Done: func(a placement.Answer) {
+			out := rangegroup.Answer{
+				Err: a.Err, Session: a.Session, Current: a.Current, First: a.First, Floor: a.Floor,
+			}
+			switch {
+			case errors.Is(a.Err, placement.ErrNeedProof):
+				out.Err = rangegroup.ErrNeedProof
+			case errors.Is(a.Err, placement.ErrSuperseded):
+				out.Err = rangegroup.ErrSuperseded
+			}
+			j.Done(out)
+		},
+	})
+}
