@@ -2,6 +2,7 @@ package eval
 
 import (
 	"bytes"
+	"maps"
 	"math/bits"
 
 	"github.com/google/btree"
@@ -205,23 +206,16 @@ func written(ops []*pb.RequestOp) (puts map[string]struct{}, dels *intervals, er
 		if err != nil {
 			return nil, nil, err
 		}
-		for key := range elsePuts {
-			if _, both := thenPuts[key]; both {
-				continue // at most one of the two is executed; thenPuts is checked below
-			}
-			if _, dup := puts[key]; dup || dels.contain(key) {
-				return nil, nil, rpctypes.ErrGRPCDuplicateKey
+		// Both are checked before either is added: at most one of the two branches is executed.
+		for _, branchPuts := range []map[string]struct{}{thenPuts, elsePuts} {
+			for key := range branchPuts {
+				if _, dup := puts[key]; dup || dels.contain(key) {
+					return nil, nil, rpctypes.ErrGRPCDuplicateKey
+				}
 			}
 		}
-		for key := range thenPuts {
-			if _, dup := puts[key]; dup || dels.contain(key) {
-				return nil, nil, rpctypes.ErrGRPCDuplicateKey
-			}
-			puts[key] = struct{}{}
-		}
-		for key := range elsePuts {
-			puts[key] = struct{}{}
-		}
+		maps.Copy(puts, thenPuts)
+		maps.Copy(puts, elsePuts)
 		dels.addAll(thenDels)
 		dels.addAll(elseDels)
 	}

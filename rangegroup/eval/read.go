@@ -120,6 +120,10 @@ func ReadPart(view Reader, span ids.Span, at ids.Revision, q Query) (Part, error
 		n, err := view.Count(span, at)
 		return Part{Count: n}, err
 	}
+	return readSpan(view, span, at, q)
+}
+
+func readSpan(view Reader, span ids.Span, at ids.Revision, q Query) (Part, error) {
 	c := collector{q: &q}
 	opt := storage.ScanOptions{Reverse: q.Reverse && q.Limit > 0, WithoutValue: !q.WithValue}
 	if err := view.Scan(span, at, opt, c.addCopy); err != nil {

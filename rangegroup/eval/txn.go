@@ -82,10 +82,27 @@ func (e *evaluator) compares(list []*pb.Compare) (bool, error) {
 
 // holds decides one comparison, over a key or over all live keys of a range.
 func (e *evaluator) holds(c *pb.Compare) (holds, decided bool, err error) {
+	withValue := c.Target == pb.Compare_VALUE
+	if len(c.RangeEnd) > 0 {
+		return e.holdsForAll(c, withValue)
+	}
+	_, v, live, err := e.before(c.Key, withValue)
+	if err != nil {
+		return false, false, err
+	}
+	if !live {
+		return holdsForNone(c), true, nil
+	}
+	holds, decided = e.env.holdsFor(c, &v)
+	return holds, decided, nil
+}
+
+// holdsForAll: one key for which the comparison is decidedly false settles it; no key at all is one missing key.
+func (e *evaluator) holdsForAll(c *pb.Compare, withValue bool) (holds, decided bool, err error) {
 	holds, decided = true, true
-	any := false
-	one := func(_ []byte, v *storage.Version) bool {
-		any = true
+	none := true
+	err = e.scan(ids.UserSpan(c.Key, c.RangeEnd), withValue, func(_ []byte, v *storage.Version) bool {
+		none = false
 		h, d := e.env.holdsFor(c, v)
 		if d && !h {
 			holds, decided = false, true
@@ -93,27 +110,20 @@ func (e *evaluator) holds(c *pb.Compare) (holds, decided bool, err error) {
 		}
 		decided = decided && d
 		return true
+	})
+	if err == nil && none {
+		holds = holdsForNone(c)
 	}
-	withValue := c.Target == pb.Compare_VALUE
-	if len(c.RangeEnd) == 0 {
-		_, v, live, err := e.before(c.Key, withValue)
-		if err != nil {
-			return false, false, err
-		}
-		if live {
-			one(nil, &v)
-		}
-	} else if err := e.scan(ids.UserSpan(c.Key, c.RangeEnd), withValue, one); err != nil {
-		return false, false, err
-	}
-	if any {
-		return holds, decided, nil
-	}
+	return holds, decided, err
+}
+
+// holdsForNone decides a comparison for a missing key: false for a value, whatever the operator, else that of zero.
+func holdsForNone(c *pb.Compare) bool {
 	if c.Target == pb.Compare_VALUE {
-		return false, true, nil // an absent value compares false with everything
+		return false
 	}
-	holds, decided = e.env.holdsFor(c, &storage.Version{})
-	return holds, decided, nil
+	holds, _ := (*Env)(nil).holdsFor(c, &storage.Version{})
+	return holds
 }
 
 // holdsFor decides a comparison for one version. Requests that etcd takes although they make no sense keep its answers:
@@ -220,30 +230,31 @@ func (e *evaluator) checkPut(r *pb.PutRequest) error {
 func (e *evaluator) execute(r *pb.TxnRequest, path []bool) (resp *pb.TxnResponse, rest []bool, err error) {
 	succeeded, rest := path[0], path[1:]
 	ops := branch(r, succeeded)
-	resp = &pb.TxnResponse{
-		Header:    &pb.ResponseHeader{},
-		Succeeded: succeeded,
-		Responses: make([]*pb.ResponseOp, len(ops)),
-	}
+	b := &struct { // allocated together
+		resp   pb.TxnResponse
+		header pb.ResponseHeader
+	}{}
+	resp = &b.resp
+	resp.Header, resp.Succeeded, resp.Responses = &b.header, succeeded, make([]*pb.ResponseOp, len(ops))
 	for i, op := range ops {
-		answer := &pb.ResponseOp{}
+		var answer *pb.ResponseOp
 		switch o := op.Request.(type) {
+		case *pb.RequestOp_RequestPut:
+			answer, err = e.put(o.RequestPut)
 		case *pb.RequestOp_RequestRange:
 			var m *pb.RangeResponse
 			m, err = e.rangeOp(o.RequestRange)
-			answer.Response = &pb.ResponseOp_ResponseRange{ResponseRange: m}
-		case *pb.RequestOp_RequestPut:
-			var m *pb.PutResponse
-			m, err = e.put(o.RequestPut)
-			answer.Response = &pb.ResponseOp_ResponsePut{ResponsePut: m}
+			answer = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: m}}
 		case *pb.RequestOp_RequestDeleteRange:
 			var m *pb.DeleteRangeResponse
 			m, err = e.deleteRange(o.RequestDeleteRange)
-			answer.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: m}
+			answer = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: m}}
 		case *pb.RequestOp_RequestTxn:
 			var m *pb.TxnResponse
 			m, rest, err = e.execute(o.RequestTxn, rest)
-			answer.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: m}
+			answer = &pb.ResponseOp{Response: &pb.ResponseOp_ResponseTxn{ResponseTxn: m}}
+		default:
+			answer = &pb.ResponseOp{} // CheckTxn does not let it pass
 		}
 		if err != nil {
 			return nil, nil, err
@@ -253,7 +264,7 @@ func (e *evaluator) execute(r *pb.TxnRequest, path []bool) (resp *pb.TxnResponse
 	return resp, rest, nil
 }
 
-func (e *evaluator) put(r *pb.PutRequest) (*pb.PutResponse, error) {
+func (e *evaluator) put(r *pb.PutRequest) (*pb.ResponseOp, error) {
 	key, prev, live, err := e.now(r.Key, r.PrevKv || r.IgnoreValue)
 	if err != nil {
 		return nil, err
@@ -263,12 +274,19 @@ func (e *evaluator) put(r *pb.PutRequest) (*pb.PutResponse, error) {
 		// check for duplicate keys lets pass). etcd dies of it.
 		return nil, rpctypes.ErrGRPCKeyNotFound
 	}
-	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: int64(e.env.Self)}}
+	b := &struct { // allocated together
+		op     pb.ResponseOp
+		which  pb.ResponseOp_ResponsePut
+		resp   pb.PutResponse
+		header pb.ResponseHeader
+	}{}
+	b.op.Response, b.which.ResponsePut, b.resp.Header = &b.which, &b.resp, &b.header
+	b.header.Revision = int64(e.env.Self)
 	if r.PrevKv && live {
-		resp.PrevKv = keyValue(key, &prev)
+		b.resp.PrevKv = keyValue(key, &prev)
 	}
 	e.write(putWrite(e.env.Self, key, r, &prev, live, len(e.writes)))
-	return resp, nil
+	return &b.op, nil
 }
 
 func (e *evaluator) deleteRange(r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
