@@ -109,6 +109,8 @@ type Reader interface {
 	Count(span ids.Span, at ids.Revision) (int64, error)
 }
 
+var _ Reader = (*storage.View)(nil)
+
 // ReadPart reads the keys of a span at a revision. The part aliases the span's bytes.
 func ReadPart(view Reader, span ids.Span, at ids.Revision, q Query) (Part, error) {
 	switch {

@@ -153,11 +153,14 @@ func TestReadsNoMoreThanNeeded(t *testing.T) {
 		{"single key", get("a", ""), 1, 0, 0, 0},
 		{"count", &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), CountOnly: true}, 0, 0, 1, 0},
 		{"limit", &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: 1}, 0, 1, 1, 2},
+		{"chunk", &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: 1}, 0, 1, 0, 2},
 		{"last", &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("z"), Limit: 1, SortOrder: pb.RangeRequest_DESCEND}, 0, 1, 1, 2},
 		{"empty", get("z", "a"), 0, 0, 0, 0},
 	} {
 		v := &counting{Reader: s.View()}
-		if _, err := eval.ReadPart(v, eval.RangeSpan(c.req), 5, eval.PlanRange(c.req)); err != nil {
+		q := eval.PlanRange(c.req)
+		q.SkipCount = c.name == "chunk"
+		if _, err := eval.ReadPart(v, eval.RangeSpan(c.req), 5, q); err != nil {
 			t.Fatal(err)
 		}
 		if v.gets != c.gets || v.scans != c.scans || v.counts != c.counts || v.seen != c.seen {

@@ -91,7 +91,7 @@ func (e *evaluator) holds(c *pb.Compare) (holds, decided bool, err error) {
 		return false, false, err
 	}
 	if !live {
-		return holdsForNone(c), true, nil
+		return e.env.holdsForNone(c), true, nil
 	}
 	holds, decided = e.env.holdsFor(c, &v)
 	return holds, decided, nil
@@ -112,17 +112,17 @@ func (e *evaluator) holdsForAll(c *pb.Compare, withValue bool) (holds, decided b
 		return true
 	})
 	if err == nil && none {
-		holds = holdsForNone(c)
+		holds = e.env.holdsForNone(c)
 	}
 	return holds, decided, err
 }
 
 // holdsForNone decides a comparison for a missing key: false for a value, whatever the operator, else that of zero.
-func holdsForNone(c *pb.Compare) bool {
+func (env *Env) holdsForNone(c *pb.Compare) bool {
 	if c.Target == pb.Compare_VALUE {
 		return false
 	}
-	holds, _ := (*Env)(nil).holdsFor(c, &storage.Version{})
+	holds, _ := env.holdsFor(c, &storage.Version{})
 	return holds
 }
 

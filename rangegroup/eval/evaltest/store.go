@@ -29,6 +29,8 @@ type Store struct {
 	Splits [][]byte
 	// Rand, if set, varies what must not matter: how fresh the Env is, and whether a revision is known beforehand.
 	Rand *rand.Rand
+	// History is every write that has its revision, in the order of events.
+	History []eval.Write
 
 	current  ids.Revision
 	floor    ids.Revision
@@ -58,6 +60,9 @@ func New() *Store {
 
 // Revision is the revision of the last write that is not pending.
 func (s *Store) Revision() ids.Revision { return s.current }
+
+// Floor is the last compaction's revision, -1 before the first.
+func (s *Store) Floor() ids.Revision { return s.floor }
 
 // Keys is the number of live keys.
 func (s *Store) Keys() (n int) {
@@ -153,6 +158,7 @@ func (s *Store) Flush() {
 	for _, o := range s.pending {
 		o.result.Patch(rev)
 		o.Response = o.result.Response
+		s.History = append(s.History, o.result.Writes...)
 		for i := range o.result.Writes {
 			list := s.versions[string(o.result.Writes[i].Key)]
 			for j := len(list) - 1; j >= 0 && eval.IsPending(list[j].Mod); j-- {
