@@ -106,7 +106,7 @@ func (c *collector) raise(floor ids.Revision) {
 }
 
 // proposeFloor appends the entry that raises G.
-func (r *Replica) proposeFloor(g *multiraft.Group, floor ids.Revision) {
+func (r *Replica) proposeFloor(g group, floor ids.Revision) {
 	l := r.serving()
 	if l == nil || !l.ready || floor <= r.applied.GCFloor {
 		return

@@ -52,6 +52,7 @@ type Host struct {
 	leadership func(r *Replica, s multiraft.Status)
 	readSerial atomic.Uint64
 	gc         *collector
+	rules      rules // all on, but in tests
 
 	mu struct {
 		sync.RWMutex
@@ -100,14 +101,14 @@ func (h *Host) Add(s storage.RangeState, campaign bool) error {
 	}
 	h.mu.replicas[r.id] = r
 	h.mu.Unlock()
-	g, err := h.groups.Add(multiraft.GroupConfig{State: s, StateMachine: r, Campaign: campaign})
+	g, err := h.groups.Add(multiraft.GroupConfig{State: s, StateMachine: machine{r}, Campaign: campaign})
 	if err != nil {
 		h.mu.Lock()
 		delete(h.mu.replicas, r.id)
 		h.mu.Unlock()
 		return err
 	}
-	r.group.Store(g)
+	r.setGroup(g)
 	g.Schedule() // for what was queued before
 	return nil
 }

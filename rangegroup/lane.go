@@ -50,6 +50,7 @@ type segment struct {
 }
 
 type lane struct {
+	rules    rules
 	queue    []*proposal // waiting to be evaluated
 	segments []*segment  // in order; appended ones first
 	overlay  overlay
@@ -175,6 +176,9 @@ func (n *lane) admit(s *segment, it *item) {
 		n.nextSeq++
 		s.want++
 		for i := range it.result.Writes {
+			if n.rules.noOverlay {
+				break
+			}
 			n.overlay.set(&it.result.Writes[i], it.seq)
 		}
 	}
@@ -238,6 +242,9 @@ func (n *lane) number(s *segment, a *Answer) {
 		if !it.result.Mutates {
 			// A state between the mutations ahead of it and those behind it (design: requests that change nothing).
 			r := max(a.Current, last)
+			if n.rules.noChangeAtCurrent {
+				r = a.Current
+			}
 			it.result.Patch(func(p ids.Revision) ids.Revision {
 				if p >= provisional(it.seq+1)-1 { // its own placeholder, or the one before it
 					return r

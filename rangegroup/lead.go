@@ -43,7 +43,7 @@ type orphan struct {
 
 // startLeading begins a term.
 func (r *Replica) startLeading(s multiraft.Status) {
-	r.lead = &lead{term: s.Term, last: s.Last}
+	r.lead = &lead{term: s.Term, last: s.Last, lane: lane{rules: r.host.rules}}
 	// The first entry of the term leaves for the followers after this: its commit proves leadership for every epoch
 	// that is known now.
 	r.lead.proven = r.host.seq.Known()
@@ -73,7 +73,7 @@ func (r *Replica) stopLeading() {
 }
 
 // advance moves the lane as far as it goes without waiting.
-func (r *Replica) advance(g *multiraft.Group, l *lead) {
+func (r *Replica) advance(g group, l *lead) {
 	if !l.ready || l.fenced {
 		return
 	}
@@ -128,9 +128,9 @@ func (r *Replica) ask(l *lead, want int, back func(Answer) *joinAnswer) {
 }
 
 // answered takes a sequencer's answer.
-func (r *Replica) answered(g *multiraft.Group, j *joinAnswer) {
+func (r *Replica) answered(g group, j *joinAnswer) {
 	l := r.lead
-	if l == nil || l.term != j.term || l.fenced {
+	if l == nil || l.fenced || l.term != j.term && !r.host.rules.anyTerm {
 		for _, c := range j.waiters {
 			c.done(Claim{}, r.notLeader())
 		}
@@ -148,6 +148,9 @@ func (r *Replica) answered(g *multiraft.Group, j *joinAnswer) {
 			Revision: j.answer.Current, Index: l.last, Generation: r.desc.Generation, Floor: j.answer.Floor,
 			At: r.host.clock.Now(),
 		}
+		if r.host.rules.claimApplied {
+			c.Index = r.applied.Index
+		}
 		r.claims.note(c, r.applied.Index)
 		for _, w := range j.waiters {
 			w.done(c, nil)
@@ -162,7 +165,7 @@ func (r *Replica) answered(g *multiraft.Group, j *joinAnswer) {
 }
 
 // refused handles an exchange that brought nothing.
-func (r *Replica) refused(g *multiraft.Group, l *lead, j *joinAnswer) {
+func (r *Replica) refused(g group, l *lead, j *joinAnswer) {
 	l.freshAsk = l.freshAsk && (j.segment != nil || j.waiters != nil)
 	l.confirms = append(j.waiters, l.confirms...)
 	l.lane.flush() // what was evaluated for numbers that never came; its successors built on it
@@ -190,8 +193,8 @@ func (r *Replica) retryLater(l *lead) {
 	r.host.after(refusedRetryWait+time.Millisecond, r.schedule)
 }
 
-// ReadState implements multiraft.StateMachine: leadership is proven for what was known when the ReadIndex began.
-func (r *Replica) ReadState(g *multiraft.Group, rs multiraft.ReadState) {
+// readState takes the answer of a ReadIndex: leadership is proven for what was known when it began.
+func (r *Replica) readState(g group, rs multiraft.ReadState) {
 	l := r.lead
 	if l == nil || l.proving != rs.Context {
 		return
@@ -203,7 +206,7 @@ func (r *Replica) ReadState(g *multiraft.Group, rs multiraft.ReadState) {
 
 // appendSegment gives a segment its numbers and appends it as one entry. Segments are answered in order: only the first
 // open one can be meant, or one that was flushed since.
-func (r *Replica) appendSegment(g *multiraft.Group, l *lead, s *segment, a *Answer) {
+func (r *Replica) appendSegment(g group, l *lead, s *segment, a *Answer) {
 	n := &l.lane
 	for _, o := range n.segments {
 		if o.appended {
@@ -225,6 +228,9 @@ func (r *Replica) appendSegment(g *multiraft.Group, l *lead, s *segment, a *Answ
 	s.resolved = a.Current
 	if s.want == 0 {
 		s.appended, s.index = true, l.last
+		if r.host.rules.answerEarly {
+			s.index = 0
+		}
 		n.trim()
 		r.answerThrough(l, r.applied.Index)
 		r.dropThrough(l, r.applied.Index)
@@ -235,6 +241,9 @@ func (r *Replica) appendSegment(g *multiraft.Group, l *lead, s *segment, a *Answ
 		// Nothing was appended: the numbers are lost, the requests are evaluated again.
 		n.lastRev = before
 		n.forget(s)
+		if r.host.rules.dropRefused {
+			n.segments = n.segments[:len(n.segments)-n.open()]
+		}
 		n.flush()
 		r.retryLater(l)
 		return
@@ -258,7 +267,7 @@ func contains(q []*segment, s *segment) bool {
 }
 
 // proposeSegment builds the entry of a numbered segment and hands it to Raft.
-func (r *Replica) proposeSegment(g *multiraft.Group, s *segment, a *Answer) (uint64, error) {
+func (r *Replica) proposeSegment(g group, s *segment, a *Answer) (uint64, error) {
 	ws := storage.NewWriteSet()
 	for i := range s.items {
 		if it := &s.items[i]; it.err == nil {
@@ -282,7 +291,7 @@ func (r *Replica) proposeSegment(g *multiraft.Group, s *segment, a *Answer) (uin
 }
 
 // maybeTransfer hands leadership over once nothing is under way, so that no request fails.
-func (r *Replica) maybeTransfer(g *multiraft.Group, l *lead) {
+func (r *Replica) maybeTransfer(g group, l *lead) {
 	if l.transfer == 0 {
 		return
 	}

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Replica is one copy of a range. It is the group's multiraft.StateMachine: everything that decides happens on the
+// Replica is one copy of a range. It is the group's state machine (machine.go): everything that decides happens on the
 // worker that runs the group, one turn at a time; other goroutines reach it through the inbox and read what it
 // publishes.
 type Replica struct {
@@ -26,7 +26,7 @@ type Replica struct {
 	log     *zap.Logger
 
 	// Reached from any goroutine.
-	group  atomic.Pointer[multiraft.Group] // nil for a moment while the replica is added
+	group  atomic.Pointer[group] // nil for a moment while the replica is added
 	inbox  inbox
 	waits  appliedWaiters
 	claims claims
@@ -68,17 +68,19 @@ func newReplica(h *Host, s storage.RangeState) *Replica {
 	return r
 }
 
+func (r *Replica) setGroup(g group) { r.group.Store(&g) }
+
 // schedule asks for a turn.
 func (r *Replica) schedule() {
 	if g := r.group.Load(); g != nil {
-		g.Schedule()
+		(*g).Schedule()
 	}
 }
 
 // raft is the newest published state of the group.
 func (r *Replica) raft() multiraft.Status {
 	if g := r.group.Load(); g != nil {
-		return g.Status()
+		return (*g).Status()
 	}
 	return multiraft.Status{Range: r.id, Replica: r.replica}
 }
@@ -88,8 +90,8 @@ func (r *Replica) publish() {
 	r.load.maxRevision.Store(int64(r.applied.MaxRevision))
 }
 
-// Process implements multiraft.StateMachine: it looks at what was queued and moves the lane.
-func (r *Replica) Process(g *multiraft.Group) (again bool) {
+// process looks at what was queued and moves the lane.
+func (r *Replica) process(g group) {
 	for {
 		events := r.inbox.take(r.spare)
 		for i := range events {
@@ -106,10 +108,9 @@ func (r *Replica) Process(g *multiraft.Group) (again bool) {
 		}
 	}
 	r.settleLimits()
-	return false
 }
 
-func (r *Replica) handle(g *multiraft.Group, e *event) {
+func (r *Replica) handle(g group, e *event) {
 	switch {
 	case e.write != nil:
 		r.acceptWrite(e.write)
@@ -184,8 +185,8 @@ func (r *Replica) settleLimits() {
 	}
 }
 
-// Changed implements multiraft.StateMachine.
-func (r *Replica) Changed(g *multiraft.Group, s multiraft.Status) {
+// changed takes a new role, term or leader.
+func (r *Replica) changed(s multiraft.Status) {
 	if l := r.lead; l != nil && (s.Role != multiraft.Leader || s.Term != l.term) {
 		r.stopLeading()
 	}
@@ -196,8 +197,8 @@ func (r *Replica) Changed(g *multiraft.Group, s multiraft.Status) {
 	r.settleLimits()
 }
 
-// Apply implements multiraft.StateMachine: answer, then do all the entries say in one batch.
-func (r *Replica) Apply(g *multiraft.Group, entries []*raftpb.Entry) error {
+// apply answers who waits for the entries, then does all they say in one batch.
+func (r *Replica) apply(g group, entries []*raftpb.Entry) error {
 	last := entries[len(entries)-1]
 	if l := r.lead; l != nil {
 		r.answerThrough(l, last.GetIndex())
@@ -249,7 +250,7 @@ func (r *Replica) afterApply(resolved, oldFloor ids.Revision) {
 
 // applyEntry adds one entry to the batch. Nothing is refused here: whatever could refuse was decided by the leader.
 func (r *Replica) applyEntry(
-	g *multiraft.Group, b *storage.Batch, e *raftpb.Entry, resolved *ids.Revision,
+	g group, b *storage.Batch, e *raftpb.Entry, resolved *ids.Revision,
 ) error {
 	switch e.GetType() {
 	case raftpb.EntryConfChange, raftpb.EntryConfChangeV2:
@@ -347,13 +348,8 @@ func (r *Replica) decideOrphans(e *raftpb.Entry) {
 	r.orphans = keep
 }
 
-// SnapshotState implements multiraft.StateMachine.
-func (r *Replica) SnapshotState(*multiraft.Group) storage.RangeState {
-	return storage.RangeState{Descriptor: r.desc, Replica: r.replica, ConfState: r.conf, Applied: r.applied}
-}
-
-// Restored implements multiraft.StateMachine: the replica starts over from what a snapshot brought.
-func (r *Replica) Restored(_ *multiraft.Group, s storage.RangeState) error {
+// restored starts over from what a snapshot brought.
+func (r *Replica) restored(s storage.RangeState) {
 	for _, o := range r.orphans {
 		// The snapshot may or may not hold them: nothing here can tell.
 		for i := range o.segment.items {
@@ -366,11 +362,10 @@ func (r *Replica) Restored(_ *multiraft.Group, s storage.RangeState) error {
 	r.claims.applied(r.applied.Index)
 	r.waits.advance(r.applied.Index)
 	r.settleLimits()
-	return nil
 }
 
-// Idle implements multiraft.StateMachine.
-func (r *Replica) Idle() bool {
+// idle reports whether nothing is queued and nothing in flight.
+func (r *Replica) idle() bool {
 	l := r.lead
 	return r.inbox.empty() && len(r.orphans) == 0 &&
 		(l == nil || l.lane.empty() && len(l.confirms) == 0 && l.proving == "" && l.transfer == 0)
