@@ -284,7 +284,7 @@ func (x *RangeShowResponse) GetErrors() []string {
 
 type RangeInfo struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
-	Descriptor_      *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
+	Range            *Descriptor            `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`
 	Leader           uint64                 `protobuf:"varint,2,opt,name=leader,proto3" json:"leader,omitempty"` // node; 0 if none of the nodes that answered leads it
 	Term             uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
 	SizeBytes        uint64                 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`                   // estimate, of one replica
@@ -328,9 +328,9 @@ func (*RangeInfo) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *RangeInfo) GetDescriptor_() *Descriptor {
+func (x *RangeInfo) GetRange() *Descriptor {
 	if x != nil {
-		return x.Descriptor_
+		return x.Range
 	}
 	return nil
 }
@@ -469,7 +469,7 @@ func (x *RangeLoad) GetReadBytes() int64 {
 
 type ReplicaStatus struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
-	Descriptor_      *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // as this replica has it
+	Range            *Descriptor            `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"` // as this replica has it
 	Node             uint64                 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
 	Replica          uint64                 `protobuf:"varint,3,opt,name=replica,proto3" json:"replica,omitempty"`
 	Leader           uint64                 `protobuf:"varint,4,opt,name=leader,proto3" json:"leader,omitempty"` // the leader's node in this replica's view
@@ -518,9 +518,9 @@ func (*ReplicaStatus) Descriptor() ([]byte, []int) {
 	return file_admin_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *ReplicaStatus) GetDescriptor_() *Descriptor {
+func (x *ReplicaStatus) GetRange() *Descriptor {
 	if x != nil {
-		return x.Descriptor_
+		return x.Range
 	}
 	return nil
 }
@@ -753,11 +753,9 @@ const file_admin_proto_rawDesc = "" +
 	"count_keys\x18\x03 \x01(\bR\tcountKeys\"W\n" +
 	"\x11RangeShowResponse\x12*\n" +
 	"\x05range\x18\x01 \x01(\v2\x14.pontoonpb.RangeInfoR\x05range\x12\x16\n" +
-	"\x06errors\x18\x02 \x03(\tR\x06errors\"\xf4\x02\n" +
-	"\tRangeInfo\x125\n" +
-	"\n" +
-	"descriptor\x18\x01 \x01(\v2\x15.pontoonpb.DescriptorR\n" +
-	"descriptor\x12\x16\n" +
+	"\x06errors\x18\x02 \x03(\tR\x06errors\"\xea\x02\n" +
+	"\tRangeInfo\x12+\n" +
+	"\x05range\x18\x01 \x01(\v2\x15.pontoonpb.DescriptorR\x05range\x12\x16\n" +
 	"\x06leader\x18\x02 \x01(\x04R\x06leader\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x1d\n" +
 	"\n" +
@@ -775,11 +773,9 @@ const file_admin_proto_rawDesc = "" +
 	"\vwrite_bytes\x18\x03 \x01(\x03R\n" +
 	"writeBytes\x12\x1d\n" +
 	"\n" +
-	"read_bytes\x18\x04 \x01(\x03R\treadBytes\"\xef\x03\n" +
-	"\rReplicaStatus\x125\n" +
-	"\n" +
-	"descriptor\x18\x01 \x01(\v2\x15.pontoonpb.DescriptorR\n" +
-	"descriptor\x12\x12\n" +
+	"read_bytes\x18\x04 \x01(\x03R\treadBytes\"\xe5\x03\n" +
+	"\rReplicaStatus\x12+\n" +
+	"\x05range\x18\x01 \x01(\v2\x15.pontoonpb.DescriptorR\x05range\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x18\n" +
 	"\areplica\x18\x03 \x01(\x04R\areplica\x12\x16\n" +
 	"\x06leader\x18\x04 \x01(\x04R\x06leader\x12\x12\n" +
@@ -836,10 +832,10 @@ var file_admin_proto_goTypes = []any{
 var file_admin_proto_depIdxs = []int32{
 	4,  // 0: pontoonpb.RangeListResponse.ranges:type_name -> pontoonpb.RangeInfo
 	4,  // 1: pontoonpb.RangeShowResponse.range:type_name -> pontoonpb.RangeInfo
-	9,  // 2: pontoonpb.RangeInfo.descriptor:type_name -> pontoonpb.Descriptor
+	9,  // 2: pontoonpb.RangeInfo.range:type_name -> pontoonpb.Descriptor
 	5,  // 3: pontoonpb.RangeInfo.load:type_name -> pontoonpb.RangeLoad
 	6,  // 4: pontoonpb.RangeInfo.replicas:type_name -> pontoonpb.ReplicaStatus
-	9,  // 5: pontoonpb.ReplicaStatus.descriptor:type_name -> pontoonpb.Descriptor
+	9,  // 5: pontoonpb.ReplicaStatus.range:type_name -> pontoonpb.Descriptor
 	5,  // 6: pontoonpb.ReplicaStatus.load:type_name -> pontoonpb.RangeLoad
 	6,  // 7: pontoonpb.NodeStatusResponse.replicas:type_name -> pontoonpb.ReplicaStatus
 	0,  // 8: pontoonpb.Admin.RangeList:input_type -> pontoonpb.RangeListRequest
