@@ -15,6 +15,8 @@ func op(began, ended int64, kind Kind, key, value string, rev int64) Op {
 	return Op{Kind: kind, Key: key, Value: value, Began: began, Ended: ended, Outcome: OK, Revision: rev, Changed: kind != Read}
 }
 
+func kv(key, value string, mod int64) KV { return KV{Key: key, Value: value, Mod: mod} }
+
 func read(began, ended int64, key string, rev int64, kvs ...KV) Op {
 	o := op(began, ended, Read, key, "", rev)
 	o.KVs = kvs
@@ -34,6 +36,9 @@ func failed(o Op) Op {
 
 func TestPlantedViolations(t *testing.T) {
 	scan := func(o Op) Op { o.End = "z"; return o }
+	span := func(o Op, end string) Op { o.End = end; return o }
+	with := func(o Op, key, value string) Op { o.More = []KV{{Key: key, Value: value}}; return o }
+	life := func(kv KV, create, version int64) KV { kv.Create, kv.Version = create, version; return kv }
 	serial := func(o Op) Op { o.Serializable = true; return o }
 	cas := func(began, ended int64, key, value string, ifMod, rev int64) Op {
 		o := op(began, ended, CAS, key, value, rev)
@@ -45,30 +50,30 @@ func TestPlantedViolations(t *testing.T) {
 		ops  []Op
 		rule string // "" is a good history
 	}{
-		{"good", []Op{op(1, 2, Put, "a", "1", 2), read(3, 4, "a", 2, KV{"a", "1", 2}), op(5, 6, Delete, "a", "", 3), read(7, 8, "a", 3)}, ""},
-		{"concurrent puts in either order", []Op{op(1, 5, Put, "a", "1", 3), op(2, 4, Put, "a", "2", 2), read(6, 7, "a", 3, KV{"a", "1", 3})}, ""},
+		{"good", []Op{op(1, 2, Put, "a", "1", 2), read(3, 4, "a", 2, kv("a", "1", 2)), op(5, 6, Delete, "a", "", 3), read(7, 8, "a", 3)}, ""},
+		{"concurrent puts in either order", []Op{op(1, 5, Put, "a", "1", 3), op(2, 4, Put, "a", "2", 2), read(6, 7, "a", 3, kv("a", "1", 3))}, ""},
 		{"lost write", []Op{op(1, 2, Put, "a", "1", 2), read(3, 4, "a", 2)}, "exact"},
-		{"lost overwrite", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 3, KV{"a", "1", 2})}, "exact"},
-		{"lost in a scan", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 3), scan(read(5, 6, "a", 3, KV{"b", "2", 3}))}, "exact"},
+		{"lost overwrite", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 3, kv("a", "1", 2))}, "exact"},
+		{"lost in a scan", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 3), scan(read(5, 6, "a", 3, kv("b", "2", 3)))}, "exact"},
 		{"same revision twice", []Op{op(1, 5, Put, "a", "1", 2), op(2, 4, Put, "b", "2", 2)}, "unique"},
 		{"revision goes back", []Op{op(1, 2, Put, "a", "1", 5), op(3, 4, Put, "b", "2", 4)}, "real time"},
 		{"revision stands still", []Op{read(1, 2, "a", 5), op(3, 4, Put, "b", "2", 5)}, "real time"},
-		{"stale read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 2, KV{"a", "1", 2})}, "real time"},
-		{"stale serializable read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), serial(read(5, 6, "a", 2, KV{"a", "1", 2}))}, ""},
-		{"torn serializable read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 3), scan(serial(read(5, 6, "a", 3, KV{"b", "2", 3})))}, "exact"},
+		{"stale read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 2, kv("a", "1", 2))}, "real time"},
+		{"stale serializable read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), serial(read(5, 6, "a", 2, kv("a", "1", 2)))}, ""},
+		{"torn serializable read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 3), scan(serial(read(5, 6, "a", 3, kv("b", "2", 3))))}, "exact"},
 		{"reads go back", []Op{read(1, 2, "a", 9), read(3, 4, "a", 8)}, "real time"},
-		{"failed write seen", []Op{failed(op(1, 2, Put, "a", "1", 2)), read(3, 4, "a", 2, KV{"a", "1", 2})}, "exact"},
-		{"value from nowhere", []Op{read(3, 4, "a", 2, KV{"a", "x", 2})}, "exact"},
-		{"value of another key", []Op{op(1, 2, Put, "b", "1", 2), read(3, 4, "a", 2, KV{"a", "1", 2})}, "exact"},
-		{"value from the future", []Op{read(1, 2, "a", 2, KV{"a", "1", 2}), op(3, 4, Put, "a", "1", 2)}, "exact"},
-		{"newer than the read", []Op{op(1, 4, Put, "a", "1", 3), read(2, 3, "a", 2, KV{"a", "1", 3})}, "exact"},
-		{"wrong mod revision", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 4), read(5, 6, "a", 4, KV{"a", "1", 3})}, "exact"},
+		{"failed write seen", []Op{failed(op(1, 2, Put, "a", "1", 2)), read(3, 4, "a", 2, kv("a", "1", 2))}, "exact"},
+		{"value from nowhere", []Op{read(3, 4, "a", 2, kv("a", "x", 2))}, "exact"},
+		{"value of another key", []Op{op(1, 2, Put, "b", "1", 2), read(3, 4, "a", 2, kv("a", "1", 2))}, "exact"},
+		{"value from the future", []Op{read(1, 2, "a", 2, kv("a", "1", 2)), op(3, 4, Put, "a", "1", 2)}, "exact"},
+		{"newer than the read", []Op{op(1, 4, Put, "a", "1", 3), read(2, 3, "a", 2, kv("a", "1", 3))}, "exact"},
+		{"wrong mod revision", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 4), read(5, 6, "a", 4, kv("a", "1", 3))}, "exact"},
 		{"unknown write not seen", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 2)}, ""},
-		{"unknown write seen late", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 1), read(5, 6, "a", 2, KV{"a", "1", 2})}, ""},
-		{"unknown write seen, then gone", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 2, KV{"a", "1", 2}), read(5, 6, "a", 3)}, "exact"},
-		{"unknown write seen in two places", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 2, KV{"a", "1", 2}), read(5, 6, "a", 3, KV{"a", "1", 3})}, "exact"},
-		{"unknown write before its time", []Op{op(1, 2, Put, "b", "0", 7), unknown(op(3, 4, Put, "a", "1", 0)), read(5, 6, "a", 7, KV{"a", "1", 5})}, "real time"},
-		{"unknown write on a taken revision", []Op{op(1, 9, Put, "b", "0", 7), unknown(op(3, 4, Put, "a", "1", 0)), read(5, 6, "a", 7, KV{"a", "1", 7})}, "unique"},
+		{"unknown write seen late", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 1), read(5, 6, "a", 2, kv("a", "1", 2))}, ""},
+		{"unknown write seen, then gone", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 2, kv("a", "1", 2)), read(5, 6, "a", 3)}, "exact"},
+		{"unknown write seen in two places", []Op{unknown(op(1, 2, Put, "a", "1", 0)), read(3, 4, "a", 2, kv("a", "1", 2)), read(5, 6, "a", 3, kv("a", "1", 3))}, "exact"},
+		{"unknown write before its time", []Op{op(1, 2, Put, "b", "0", 7), unknown(op(3, 4, Put, "a", "1", 0)), read(5, 6, "a", 7, kv("a", "1", 5))}, "real time"},
+		{"unknown write on a taken revision", []Op{op(1, 9, Put, "b", "0", 7), unknown(op(3, 4, Put, "a", "1", 0)), read(5, 6, "a", 7, kv("a", "1", 7))}, "unique"},
 		{"unknown delete explains", []Op{op(1, 2, Put, "a", "1", 2), unknown(op(3, 4, Delete, "a", "", 0)), read(5, 6, "a", 3)}, ""},
 		{"later unknown delete does not", []Op{op(1, 2, Put, "a", "1", 2), read(3, 4, "a", 3), unknown(op(5, 6, Delete, "a", "", 0))}, "exact"},
 		{"cas", []Op{op(1, 2, Put, "a", "1", 2), cas(3, 4, "a", "2", 2, 3)}, ""},
@@ -77,11 +82,33 @@ func TestPlantedViolations(t *testing.T) {
 		{"cas creates what exists", []Op{op(1, 2, Put, "a", "1", 2), cas(3, 4, "a", "2", 0, 3)}, "condition"},
 		{"cas creates after a delete", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Delete, "a", "", 3), cas(5, 6, "a", "2", 0, 4)}, ""},
 		{"historical read", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), func() Op {
-			o := read(5, 6, "a", 3, KV{"a", "1", 2})
+			o := read(5, 6, "a", 3, kv("a", "1", 2))
 			o.At = 2
 			return o
 		}()}, ""},
-		{"key twice", []Op{op(1, 2, Put, "a", "1", 2), scan(read(3, 4, "a", 2, KV{"a", "1", 2}, KV{"a", "1", 2}))}, "exact"},
+		{"delete proven, then undone", []Op{op(1, 2, Put, "a", "1", 2), unknown(op(3, 4, Delete, "a", "", 0)), read(5, 6, "a", 3),
+			read(7, 8, "a", 4, kv("a", "1", 2))}, "exact"},
+		{"delete happens late", []Op{op(1, 2, Put, "a", "1", 2), unknown(op(3, 4, Delete, "a", "", 0)), read(5, 6, "a", 3, kv("a", "1", 2)),
+			read(7, 8, "a", 4)}, ""},
+		{"delete proven, then condition", []Op{op(1, 2, Put, "a", "1", 2), unknown(op(3, 4, Delete, "a", "", 0)), read(5, 6, "a", 3),
+			cas(7, 8, "a", "2", 2, 4)}, "condition"},
+		{"range delete", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "c", "2", 3), span(op(5, 6, Delete, "a", "", 4), "c"),
+			scan(read(7, 8, "a", 4, kv("c", "2", 3)))}, ""},
+		{"range delete lost", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "b", "2", 3), span(op(5, 6, Delete, "a", "", 4), "c"),
+			scan(read(7, 8, "a", 4, kv("b", "2", 3)))}, "exact"},
+		{"two keys in one write", []Op{with(op(1, 2, Put, "a", "1", 2), "b", "2"), scan(read(3, 4, "a", 2, kv("a", "1", 2), kv("b", "2", 2)))}, ""},
+		{"half a write", []Op{with(op(1, 2, Put, "a", "1", 2), "b", "2"), scan(read(3, 4, "a", 2, kv("a", "1", 2)))}, "exact"},
+		{"half an unknown write", []Op{unknown(with(op(1, 2, Put, "a", "1", 2), "b", "2")),
+			scan(read(3, 4, "a", 2, kv("b", "2", 2)))}, "exact"},
+		{"unknown write at two revisions", []Op{unknown(with(op(1, 2, Put, "a", "1", 2), "b", "2")),
+			scan(read(3, 4, "a", 3, kv("a", "1", 3), kv("b", "2", 2)))}, "exact"},
+		{"version", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 3, life(kv("a", "2", 3), 2, 2))}, ""},
+		{"wrong version", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "2", 3), read(5, 6, "a", 3, life(kv("a", "2", 3), 2, 3))}, "exact"},
+		{"version after a delete", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Delete, "a", "", 3), op(5, 6, Put, "a", "2", 4),
+			read(7, 8, "a", 4, life(kv("a", "2", 4), 2, 2))}, "exact"},
+		{"create revision changes", []Op{op(1, 2, Put, "a", "1", 2), unknown(op(3, 4, Delete, "a", "", 0)), op(5, 6, Put, "a", "2", 5),
+			read(7, 8, "a", 5, life(kv("a", "2", 5), 2, 2)), read(9, 10, "a", 5, life(kv("a", "2", 5), 5, 1))}, "exact"},
+		{"key twice", []Op{op(1, 2, Put, "a", "1", 2), scan(read(3, 4, "a", 2, kv("a", "1", 2), kv("a", "1", 2)))}, "exact"},
 		{"value written twice", []Op{op(1, 2, Put, "a", "1", 2), op(3, 4, Put, "a", "1", 3)}, "history"},
 	} {
 		found := Check(tc.ops)
@@ -131,7 +158,7 @@ func simulate(rng *rand.Rand, n int) []Op {
 			rev++
 			delete(state, o.Key)
 			if o.Value != "" {
-				state[o.Key] = KV{o.Key, o.Value, rev}
+				state[o.Key] = kv(o.Key, o.Value, rev)
 			}
 		} else if exists && !o.Changed && o.Kind != Delete {
 			o.KVs = []KV{old}
@@ -170,6 +197,22 @@ func TestRandomHistories(t *testing.T) {
 	}
 	if noticed < planted*9/10 || planted == 0 {
 		t.Errorf("seed %d: %d of %d planted violations were noticed", seed, noticed, planted)
+	}
+}
+
+func TestDense(t *testing.T) {
+	good := []Op{op(1, 2, Put, "a", "1", 2), read(3, 4, "a", 2, kv("a", "1", 2)), op(5, 6, Delete, "a", "", 3)}
+	if v := CheckDense(good, 2); len(v) > 0 {
+		t.Errorf("wrongly accused: %v", v)
+	}
+	for _, bad := range [][]Op{
+		{op(1, 2, Put, "a", "1", 3)},
+		append(good[:3:3], op(7, 8, Put, "a", "2", 5)),
+		append(good[:3:3], unknown(op(7, 8, Put, "a", "2", 5))),
+	} {
+		if v := CheckDense(bad, 2); len(v) == 0 {
+			t.Errorf("accepted: %+v", bad)
+		}
 	}
 }
 

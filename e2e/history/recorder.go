@@ -15,9 +15,10 @@ type Recorder struct {
 
 	mu struct {
 		sync.Mutex
-		w   *bufio.Writer
-		ops []Op
-		err error
+		w    *bufio.Writer
+		ops  []Op
+		err  error
+		last int64 // the newest time stamp
 	}
 }
 
@@ -32,18 +33,30 @@ func NewRecorder(w io.Writer) *Recorder {
 
 // Begin starts an operation's clock. It must come before the request leaves.
 func (r *Recorder) Begin(op Op) Op {
-	op.Began = int64(time.Since(r.start))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	op.Began = r.stampLocked()
 	return op
+}
+
+// stampLocked returns the time, or a nanosecond after the last stamp if the clock did not move since: what happened one
+// after the other must look so, also under virtual time, which stands still while anybody works.
+func (r *Recorder) stampLocked() int64 {
+	r.mu.last = max(r.mu.last+1, int64(time.Since(r.start)))
+	return r.mu.last
 }
 
 // End stops an operation's clock and records it. It must come after the answer arrived.
 func (r *Recorder) End(op Op) {
-	op.Ended = int64(time.Since(r.start))
-	line, err := json.Marshal(op)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	op.Ended = r.stampLocked()
 	r.mu.ops = append(r.mu.ops, op)
-	if r.mu.w != nil && err == nil {
+	if r.mu.w == nil {
+		return
+	}
+	line, err := json.Marshal(op)
+	if err == nil {
 		_, err = r.mu.w.Write(append(line, '\n'))
 	}
 	if err != nil && r.mu.err == nil {
