@@ -227,7 +227,7 @@ func (s *Service) Release(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	res, err := s.propose(ctx, encodeCommand(c))
+	res, err := s.propose(ctx, book.EncodeSequencer(c))
 	if err == nil {
 		err = res.Err
 	}

@@ -43,7 +43,7 @@ func (s stateMachine) Process(g *multiraft.Group) bool {
 	}
 	s.mu.Unlock()
 	for _, c := range commands {
-		if _, err := g.Propose(marshalCommand(encodeCommand(c))); err != nil {
+		if _, err := g.Propose(marshalCommand(book.EncodeSequencer(c))); err != nil {
 			s.log.Debug("sequencer command was not proposed", zap.Error(err))
 		}
 	}
@@ -192,7 +192,9 @@ func (s stateMachine) applyLocked(g *multiraft.Group, e *raftpb.Entry, w *storag
 		for _, r := range records {
 			w.PutSystem(r.Key, r.Value)
 		}
-		lease = leaseOf(&c)
+		if sc, ok := book.SequencerCommand(&c); ok {
+			lease = sc.Lease
+		}
 	}
 	s.mu.machine.Applied(s.cfg.Clock.Now(), e.GetTerm(), lease, s.mu.book.Sequencer(), s.freshLocked())
 	return res, nil

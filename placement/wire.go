@@ -72,27 +72,3 @@ func decodeAnswer(payload []byte) (sequencer.Answer, error) {
 	}
 	return a, nil
 }
-
-// encodeCommand puts one of the sequencer's commands into the group's log.
-func encodeCommand(c sequencer.Command) *pontoonpb.PlacementCommand {
-	switch {
-	case c.Lease != nil:
-		return &pontoonpb.PlacementCommand{Kind: &pontoonpb.PlacementCommand_Lease{Lease: &pontoonpb.SequencerLease{
-			Epoch: c.Lease.Epoch, Holder: uint64(c.Lease.Holder), DurationNs: int64(c.Lease.Duration), ProposedNs: int64(c.Lease.ProposedAt)}}}
-	case c.Ceiling != nil:
-		return &pontoonpb.PlacementCommand{Kind: &pontoonpb.PlacementCommand_Ceiling{Ceiling: &pontoonpb.RaiseCeiling{
-			Epoch: c.Ceiling.Epoch, Ceiling: int64(c.Ceiling.Ceiling)}}}
-	}
-	return &pontoonpb.PlacementCommand{Kind: &pontoonpb.PlacementCommand_Release{Release: &pontoonpb.SequencerRelease{
-		Epoch: c.Release.Epoch, Counter: int64(c.Release.Counter)}}}
-}
-
-// leaseOf returns the lease that a command holds, or nil.
-func leaseOf(c *pontoonpb.PlacementCommand) *sequencer.Lease {
-	l := c.GetLease()
-	if l == nil {
-		return nil
-	}
-	return &sequencer.Lease{Epoch: l.GetEpoch(), Holder: ids.NodeID(l.GetHolder()),
-		Duration: time.Duration(l.GetDurationNs()), ProposedAt: time.Duration(l.GetProposedNs())}
-}

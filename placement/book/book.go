@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/pontoon-kv/pontoon/placement/sequencer"
 	"github.com/pontoon-kv/pontoon/proto/ids"
@@ -118,13 +117,10 @@ type Result struct {
 
 // Apply does a command and returns its result and the records that it changed.
 func (k *Book) Apply(c *pontoonpb.PlacementCommand) (Result, []Record) {
+	if s, ok := SequencerCommand(c); ok {
+		return Result{}, k.sequence(s)
+	}
 	switch c := c.GetKind().(type) {
-	case *pontoonpb.PlacementCommand_Lease:
-		return Result{}, k.lease(c.Lease)
-	case *pontoonpb.PlacementCommand_Ceiling:
-		return Result{}, k.raise(c.Ceiling)
-	case *pontoonpb.PlacementCommand_Release:
-		return Result{}, k.release(c.Release)
 	case *pontoonpb.PlacementCommand_Compact:
 		return k.compact(ids.Revision(c.Compact.GetRevision()))
 	case *pontoonpb.PlacementCommand_RegisterNode:
@@ -143,35 +139,10 @@ func (k *Book) Apply(c *pontoonpb.PlacementCommand) (Result, []Record) {
 	return Result{Err: status.Error(codes.Unimplemented, "pontoon: unknown placement command: upgrade this node")}, nil
 }
 
-// lease takes a new epoch, or renews the one that runs. A lease of an epoch that is over (or was released) does nothing:
-// it was proposed before its holder knew.
-func (k *Book) lease(l *pontoonpb.SequencerLease) []Record {
-	s := &k.sequencer
-	renewal := l.GetEpoch() == s.Epoch && ids.NodeID(l.GetHolder()) == s.Holder && !s.Released
-	if !renewal && l.GetEpoch() <= s.Epoch {
+func (k *Book) sequence(c sequencer.Command) []Record {
+	if !k.sequencer.Apply(c) {
 		return nil
 	}
-	s.Epoch, s.Holder, s.Released = l.GetEpoch(), ids.NodeID(l.GetHolder()), false
-	s.Duration = time.Duration(l.GetDurationNs())
-	return []Record{k.sequencerRecord()}
-}
-
-func (k *Book) raise(c *pontoonpb.RaiseCeiling) []Record {
-	s := &k.sequencer
-	if c.GetEpoch() != s.Epoch || s.Released || ids.Revision(c.GetCeiling()) <= s.Ceiling {
-		return nil
-	}
-	s.Ceiling = ids.Revision(c.GetCeiling())
-	return []Record{k.sequencerRecord()}
-}
-
-// release lowers the ceiling to the counter: the holder stopped there before it proposed this.
-func (k *Book) release(r *pontoonpb.SequencerRelease) []Record {
-	s := &k.sequencer
-	if r.GetEpoch() != s.Epoch || s.Released || ids.Revision(r.GetCounter()) > s.Ceiling {
-		return nil
-	}
-	s.Released, s.Ceiling = true, ids.Revision(r.GetCounter())
 	return []Record{k.sequencerRecord()}
 }
 

@@ -75,39 +75,3 @@ type Fresh struct {
 	AuthRevision    uint64
 	SettingsVersion uint64
 }
-
-// State is the sequencer's part of the replicated book as the placement replica has applied it.
-type State struct {
-	Epoch    uint64
-	Holder   ids.NodeID
-	Duration time.Duration // D of the last lease; 0 if its holder proves itself by quorum
-	Released bool          // the holder stopped at exactly Ceiling
-	Ceiling  ids.Revision
-}
-
-// Command is an entry that the machine wants in the placement log. Exactly one field is set.
-type Command struct {
-	Lease   *Lease
-	Ceiling *Ceiling
-	Release *Release
-}
-
-// Lease makes Holder the sequencer of Epoch, or renews that. ProposedAt is the holder's clock before it proposed.
-type Lease struct {
-	Epoch      uint64
-	Holder     ids.NodeID
-	Duration   time.Duration
-	ProposedAt time.Duration
-}
-
-// Ceiling allows the sequencer of Epoch to give out revisions up to Ceiling.
-type Ceiling struct {
-	Epoch   uint64
-	Ceiling ids.Revision
-}
-
-// Release ends Epoch: its sequencer has stopped for good, having given out exactly the revisions up to Counter.
-type Release struct {
-	Epoch   uint64
-	Counter ids.Revision
-}
