@@ -26,7 +26,7 @@ var DefaultLimits = Limits{MaxTxnOps: 128, MaxRequestBytes: 1.5 * 1024 * 1024}
 
 // CheckRange checks what needs no state. All checks return etcd's gRPC errors, in etcd's order.
 func CheckRange(r *pb.RangeRequest) error {
-	if len(r.Key) == 0 {
+	if len(r.GetKey()) == 0 {
 		return rpctypes.ErrGRPCEmptyKey
 	}
 	if _, ok := pb.RangeRequest_SortOrder_name[int32(r.SortOrder)]; !ok {

@@ -49,6 +49,29 @@ func TestCheckTxn(t *testing.T) {
 	}
 }
 
+// What no decoder makes of bytes, but a caller might: operations that are not there.
+func TestCheckTxnTakesNil(t *testing.T) {
+	for _, c := range []struct {
+		op   *pb.RequestOp
+		want error
+	}{
+		{nil, rpctypes.ErrGRPCKeyNotFound},
+		{&pb.RequestOp{Request: &pb.RequestOp_RequestPut{}}, rpctypes.ErrGRPCEmptyKey},
+		{&pb.RequestOp{Request: &pb.RequestOp_RequestRange{}}, rpctypes.ErrGRPCEmptyKey},
+		{&pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{}}, rpctypes.ErrGRPCEmptyKey},
+		{&pb.RequestOp{Request: &pb.RequestOp_RequestTxn{}}, nil},
+	} {
+		req := &pb.TxnRequest{Success: []*pb.RequestOp{c.op}}
+		if err := eval.CheckTxn(req, eval.DefaultLimits); err != c.want {
+			t.Errorf("%v: %v", c.op, err)
+		}
+	}
+	empty := &pb.TxnRequest{Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestTxn{}}}}
+	if _, err := eval.Txn(newEnv(), empty); err != nil || len(eval.TxnSpans(empty).Reads) != 0 {
+		t.Error(err)
+	}
+}
+
 func TestDuplicateKeys(t *testing.T) {
 	either := func(a, b proto.Message) *pb.TxnRequest { return &pb.TxnRequest{Success: ops(a), Failure: ops(b)} }
 	for _, c := range []struct {
