@@ -196,7 +196,7 @@ func (in *inbound) queue(r outReply) {
 	}
 	in.mu.replies.Push(r)
 	in.mu.replyBytes += n
-	full := in.mu.replyBytes > in.t.cfg.ReplyQueueBytes
+	full := in.mu.replyBytes > in.t.cfg.ReplyQueueBytes && in.mu.replies.Len() > 1
 	in.mu.Unlock()
 	if full {
 		in.kill(fmt.Sprintf("more than %d bytes of answers wait for the node", in.t.cfg.ReplyQueueBytes))

@@ -29,10 +29,10 @@ func (s *linkStats) received(bytes, messages int) {
 
 // metrics reads the counters when it is asked, so that counting costs an atomic addition and no lookup.
 type metrics struct {
-	t                                           *Transport
-	frames, messages, bytes                     *prometheus.Desc
-	dropped, dials, breaks                      *prometheus.Desc
-	queueMessages, queueBytes, inFlight, aliveD *prometheus.Desc
+	t                                          *Transport
+	frames, messages, bytes                    *prometheus.Desc
+	dropped, dials, breaks                     *prometheus.Desc
+	queueMessages, queueBytes, inFlight, alive *prometheus.Desc
 }
 
 func newMetrics(t *Transport) *metrics {
@@ -50,12 +50,17 @@ func newMetrics(t *Transport) *metrics {
 		queueMessages: desc("queue_messages", "Messages that wait to be sent to a node.", "class"),
 		queueBytes:    desc("queue_bytes", "Bytes that wait to be sent to a node.", "class"),
 		inFlight:      desc("calls_in_flight", "Calls that wait for a node's answer.", "class"),
-		aliveD:        desc("alive", "1 if the node was heard within the liveness timeout."),
+		alive:         desc("alive", "1 if the node was heard within the liveness timeout."),
 	}
 }
 
 // Describe implements prometheus.Collector.
-func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{m.frames, m.messages, m.bytes, m.dropped, m.dials, m.breaks,
+		m.queueMessages, m.queueBytes, m.inFlight, m.alive} {
+		ch <- d
+	}
+}
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
@@ -67,11 +72,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range m.t.peers() {
 		node := p.id.String()
-		alive := 0.0
+		up := 0.0
 		if heard := p.heard.Load(); heard != 0 && m.t.clock()-heard <= m.t.cfg.LivenessTimeout.Nanoseconds() {
-			alive = 1
+			up = 1
 		}
-		gauge(m.aliveD, alive, node)
+		gauge(m.alive, up, node)
 		counter(m.dropped, &p.stats[calls.Raft].dropped, node)
 		for c := range calls.NumClasses {
 			s, class := &p.stats[c], c.String()
