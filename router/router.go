@@ -92,14 +92,26 @@ func (rt *Router) Learn(ds ...*ids.Descriptor) { rt.cache.learn(ds) }
 
 // Register registers all services.
 func (rt *Router) Register(s grpc.ServiceRegistrar) {
-	pb.RegisterKVServer(s, &kvServer{rt: rt})
-	pb.RegisterClusterServer(s, &clusterServer{rt: rt})
-	pb.RegisterMaintenanceServer(s, &maintenanceServer{rt: rt})
+	pb.RegisterKVServer(s, rt.KV())
+	pb.RegisterClusterServer(s, rt.Cluster())
+	pb.RegisterMaintenanceServer(s, rt.Maintenance())
 	pb.RegisterAuthServer(s, &authServer{rt: rt})
 	pb.RegisterWatchServer(s, watchServer{})
 	pb.RegisterLeaseServer(s, leaseServer{})
-	pontoonpb.RegisterAdminServer(s, &adminServer{rt: rt})
+	pontoonpb.RegisterAdminServer(s, rt.Admin())
 }
+
+// KV is etcd's KV service, also for callers in the same process.
+func (rt *Router) KV() pb.KVServer { return &kvServer{rt: rt} }
+
+// Cluster is etcd's Cluster service.
+func (rt *Router) Cluster() pb.ClusterServer { return &clusterServer{rt: rt} }
+
+// Maintenance is etcd's Maintenance service.
+func (rt *Router) Maintenance() pb.MaintenanceServer { return &maintenanceServer{rt: rt} }
+
+// Admin is the operator's service.
+func (rt *Router) Admin() pontoonpb.AdminServer { return &adminServer{rt: rt} }
 
 // noteAnswered remembers what a client is about to see.
 func (rt *Router) noteAnswered(r int64) {
