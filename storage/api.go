@@ -25,7 +25,10 @@ type Config struct {
 	// held: it must not block and must not call the engine; the process is expected to stop.
 	OnFatal func(error)
 	// DiskFree replaces the question to FS how many bytes are free and how many there are in all.
-	DiskFree   func() (free, total uint64, err error)
+	DiskFree func() (free, total uint64, err error)
+	// SyncDelay, in simulations, is called between the write and the sync of a durable commit and takes as long as a
+	// sync on a disk would.
+	SyncDelay  func()
 	Logger     *zap.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	// Name tells several engines of one process apart in metrics and logs: "data", "placement".

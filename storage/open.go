@@ -26,6 +26,7 @@ type Engine struct {
 	log      *zap.Logger
 	onFatal  func(error)
 	diskFree func() (free, total uint64, err error)
+	delay    func() // Config.SyncDelay, or nil
 
 	registerer prometheus.Registerer
 	collector  prometheus.Collector
@@ -45,7 +46,7 @@ type Engine struct {
 // and *CorruptError, each of which names the directory and what to do.
 func Open(cfg Config) (*Engine, error) {
 	cfg = cfg.withDefaults()
-	e := &Engine{dir: cfg.Dir, fs: cfg.FS, onFatal: cfg.OnFatal, diskFree: cfg.DiskFree}
+	e := &Engine{dir: cfg.Dir, fs: cfg.FS, onFatal: cfg.OnFatal, diskFree: cfg.DiskFree, delay: cfg.SyncDelay}
 	e.log = cfg.Logger.With(zap.String("engine", cfg.Name), zap.String("dir", cfg.Dir))
 	if cfg.Dir == "" {
 		return nil, errors.New("storage: no data directory given")

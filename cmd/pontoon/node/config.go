@@ -133,7 +133,9 @@ type Engine struct {
 
 // Injected are values of the process, which tests replace. Each has a working default.
 type Injected struct {
-	FS         vfs.FS      // nil: the machine's
+	FS vfs.FS // nil: the machine's
+	// SyncDelay is how long a sync takes in simulations; see storage.Config.
+	SyncDelay  func()
 	Clock      clock.Clock // nil: the machine's
 	Logger     *zap.Logger // nil: nothing is logged
 	Registerer prometheus.Registerer

@@ -105,7 +105,8 @@ func (n *Node) openEngines() (err error) {
 	c := &n.cfg
 	n.data, err = storage.Open(storage.Config{
 		Dir: c.EngineDir(), FS: c.FS, CacheBytes: c.CacheBytes, MemTableBytes: c.MemTableBytes,
-		Logger: n.log, Registerer: n.cfg.Registerer, Name: "data", OnFatal: n.fail,
+		SyncDelay: c.SyncDelay,
+		Logger:    n.log, Registerer: n.cfg.Registerer, Name: "data", OnFatal: n.fail,
 	})
 	if err != nil {
 		return err
@@ -137,8 +138,8 @@ func (n *Node) openEngines() (err error) {
 	if slices.Contains(id.Placement, id.Node) {
 		n.book, err = storage.Open(storage.Config{
 			Dir: c.PlacementDir(), FS: c.FS, CacheBytes: max(c.CacheBytes/16, 1<<20),
-			MemTableBytes: max(c.MemTableBytes/16, 1<<20),
-			Logger:        n.log, Registerer: n.cfg.Registerer, Name: "placement", OnFatal: n.fail,
+			MemTableBytes: max(c.MemTableBytes/16, 1<<20), SyncDelay: c.SyncDelay,
+			Logger: n.log, Registerer: n.cfg.Registerer, Name: "placement", OnFatal: n.fail,
 		})
 		if err != nil {
 			return err
