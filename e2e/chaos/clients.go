@@ -180,7 +180,8 @@ func (w *worker) do(ctx context.Context, op *history.Op) error {
 func (w *worker) sees(op *history.Op, kvs []*mvccpb.KeyValue) {
 	w.mods[op.Key] = 0
 	for _, kv := range kvs {
-		op.KVs = append(op.KVs, history.KV{Key: string(kv.Key), Value: string(kv.Value), Mod: kv.ModRevision})
+		op.KVs = append(op.KVs, history.KV{Key: string(kv.Key), Value: string(kv.Value), Mod: kv.ModRevision,
+			Create: kv.CreateRevision, Version: kv.Version})
 		w.mods[string(kv.Key)] = kv.ModRevision
 	}
 }

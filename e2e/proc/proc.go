@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,7 +60,8 @@ type Node struct {
 	done chan struct{} // closed when cmd has ended
 }
 
-// NewCluster lays out n nodes below dir; args are given to each. Nothing runs yet.
+// NewCluster lays out n nodes below dir; args are given to each. Nothing runs yet. The command line is etcd's, so bin may
+// be an etcd as well.
 func NewCluster(bin, dir string, n int, args ...string) (*Cluster, error) {
 	c := &Cluster{}
 	var peers, initial []string
@@ -81,7 +83,7 @@ func NewCluster(bin, dir string, n int, args ...string) (*Cluster, error) {
 	}
 	for i, node := range c.Nodes {
 		node.args = append([]string{
-			"server", "--name", node.Name, "--data-dir", node.Dir,
+			"--name", node.Name, "--data-dir", node.Dir,
 			"--listen-client-urls", node.Client, "--advertise-client-urls", node.Client,
 			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", peers[i],
 			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-token", filepath.Base(dir),
@@ -211,6 +213,33 @@ func (n *Node) ExitCode() int {
 	default:
 		return -1
 	}
+}
+
+// CPU is the processor time that the running process has used.
+func (n *Node) CPU() (time.Duration, error) {
+	n.mu.Lock()
+	pid := n.cmd.Process.Pid
+	n.mu.Unlock()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the program's name in parentheses, which may hold blanks; user and system time are fields 14
+	// and 15, in hundredths of a second.
+	_, rest, _ := strings.Cut(string(raw), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat is too short", pid)
+	}
+	var sum time.Duration
+	for _, f := range fields[11:13] {
+		ticks, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		sum += time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return sum, nil
 }
 
 // LogTail returns the last lines of the node's output.
