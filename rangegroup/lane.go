@@ -130,7 +130,7 @@ func (r *Replica) evaluate(l *lead) *segment {
 	s := &segment{firstSeq: n.nextSeq, base: n.nextSeq}
 	for _, o := range n.segments {
 		if !o.appended {
-			s.base = min(s.base, o.firstSeq)
+			s.base = min(s.base, o.base) // what it wrote may refer to what it built on
 		}
 	}
 	now := time.Now()

@@ -466,7 +466,6 @@ func TestLaneRules(t *testing.T) {
 		"noChangeAtCurrent": {noChangeAtCurrent: true},
 		"answerEarly":       {answerEarly: true},
 		"claimApplied":      {claimApplied: true},
-		"anyTerm":           {anyTerm: true},
 		"dropRefused":       {dropRefused: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -130,7 +130,7 @@ func (r *Replica) ask(l *lead, want int, back func(Answer) *joinAnswer) {
 // answered takes a sequencer's answer.
 func (r *Replica) answered(g group, j *joinAnswer) {
 	l := r.lead
-	if l == nil || l.fenced || l.term != j.term && !r.host.rules.anyTerm {
+	if l == nil || l.fenced || l.term != j.term {
 		for _, c := range j.waiters {
 			c.done(Claim{}, r.notLeader())
 		}
@@ -229,7 +229,8 @@ func (r *Replica) appendSegment(g group, l *lead, s *segment, a *Answer) {
 	if s.want == 0 {
 		s.appended, s.index = true, l.last
 		if r.host.rules.answerEarly {
-			s.index = 0
+			s.answered = true
+			r.answer(s)
 		}
 		n.trim()
 		r.answerThrough(l, r.applied.Index)

@@ -67,14 +67,10 @@ func (s *laneState) Latest(key []byte, withValue bool) (storage.Version, bool, e
 	if e := s.overlay.keys[string(key)]; e != nil {
 		return e.version, true, nil
 	}
-	if !withValue {
-		return s.view.Latest(key)
+	if withValue {
+		return s.view.LatestValue(key)
 	}
-	v, ok, err := s.view.Latest(key)
-	if err != nil || !ok || v.Tombstone {
-		return v, ok, err
-	}
-	return s.view.Get(key, v.Mod, storage.ScanOptions{})
+	return s.view.Latest(key)
 }
 
 func (s *laneState) Scan(

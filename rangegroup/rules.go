@@ -11,8 +11,6 @@ type rules struct {
 	answerEarly bool
 	// claimApplied: a claim names the applied index, not the last appended one.
 	claimApplied bool
-	// anyTerm: an exchange's answer counts in whatever term it arrives.
-	anyTerm bool
 	// dropRefused: when an append is refused, what is behind it in the lane is lost with it.
 	dropRefused bool
 }
