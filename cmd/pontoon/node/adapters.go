@@ -34,7 +34,9 @@ func (s sender) NotSent(err error) bool { return errors.Is(err, transport.ErrNot
 // directory is the router's view of the cluster's book of ranges.
 type directory struct{ c *placement.Client }
 
-func (d directory) Descriptors(ctx context.Context) ([]*ids.Descriptor, error) { return d.c.Directory(ctx) }
+func (d directory) Descriptors(ctx context.Context) ([]*ids.Descriptor, error) {
+	return d.c.Directory(ctx)
+}
 
 // cluster is the router's view of the cluster as a whole.
 type cluster struct{ n *Node }
@@ -76,7 +78,9 @@ func (c cluster) Confirm(ctx context.Context) (current, floor ids.Revision, err 
 	return c.n.client.Confirm(ctx)
 }
 
-func (c cluster) Compact(ctx context.Context, at ids.Revision) error { return c.n.client.Compact(ctx, at) }
+func (c cluster) Compact(ctx context.Context, at ids.Revision) error {
+	return c.n.client.Compact(ctx, at)
+}
 
 func (c cluster) Alarms() []*pb.AlarmMember { return nil }
 

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"sync"
 
 	"github.com/pontoon-kv/pontoon/multiraft/transport"
 	"github.com/pontoon-kv/pontoon/rangegroup/eval"
 	"github.com/pontoon-kv/pontoon/router"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
@@ -65,6 +67,43 @@ func (n *Node) ClientAddr() string {
 	return n.cfg.ClientListeners[0].Addr().String()
 }
 
+// newServer makes the client-facing server of the node's configuration.
+func (f *front) newServer() (*router.Server, error) {
+	c := &f.n.cfg
+	handlers := map[string]http.Handler{}
+	if c.Gatherer != nil {
+		handlers["/metrics"] = promhttp.HandlerFor(c.Gatherer, promhttp.HandlerOpts{})
+	}
+	if c.Pprof {
+		mux := http.NewServeMux()
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+		handlers["/debug/pprof/"] = mux
+	}
+	cfg := router.ServerConfig{
+		MaxConcurrentStreams: c.MaxConcurrentStreams, KeepAliveMinTime: c.KeepAliveMinTime,
+		KeepAliveInterval: c.KeepAliveInterval, KeepAliveTimeout: c.KeepAliveTimeout,
+		Handlers: handlers, Logger: f.n.log, Registerer: c.Registerer,
+	}
+	if !c.ClientTLS.Empty() {
+		t, err := c.ClientTLS.ServerConfig()
+		if err != nil {
+			return nil, fmt.Errorf("client TLS: %w", err)
+		}
+		cfg.TLS = t
+	}
+	return router.NewServer(cfg, f.router)
+}
+
+// secure reports whether a listener was opened for a URL that asks for TLS.
+func secure(l net.Listener) bool {
+	s, ok := l.(*Listener)
+	return ok && s.Secure()
+}
+
 // start opens the client listeners, if the node is to have any.
 func (f *front) start() (err error) {
 	c := &f.n.cfg
@@ -86,7 +125,11 @@ func (f *front) start() (err error) {
 		return err
 	}
 	for _, l := range c.ClientListeners {
-		f.serve(l, f.server.Serve)
+		if secure(l) {
+			f.serve(l, f.server.ServeTLS)
+		} else {
+			f.serve(l, f.server.Serve)
+		}
 	}
 	for _, l := range c.MetricsListeners {
 		f.serve(l, f.server.ServeHTTP)

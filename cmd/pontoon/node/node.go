@@ -426,6 +426,9 @@ func (n *Node) ID() ids.NodeID { return n.id.Node }
 // Transfer asks for the leadership of a range led here to move to another node; see rangegroup.Host.Transfer.
 func (n *Node) Transfer(r ids.RangeID, to ids.NodeID) { n.ranges.Transfer(r, to) }
 
+// Sequencer is the node that this one takes for the sequencer; 0 before it found one.
+func (n *Node) Sequencer() ids.NodeID { return n.client.SequencerNode() }
+
 // Statuses are the local replicas'.
 func (n *Node) Statuses() []rangegroup.Status { return n.ranges.Statuses() }
 
