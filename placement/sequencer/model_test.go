@@ -19,7 +19,6 @@ type laneRules struct {
 	clockStops bool // the lease's clock runs on while a machine is suspended
 	noOwnEntry bool // a leader joins only after it applied an entry of its own term
 	staleProof bool // a proof counts for an epoch only if it began after the epoch was learnt
-	noTerm     bool // what was allocated in a term is appended in that term
 	noInFlight bool // a confirmation is used only after every revision delivered before it was appended
 	noStop     bool // a leader that learns it is superseded stops for its term
 }
@@ -130,7 +129,7 @@ func newWorld(seed uint64, off rules, lane laneRules, trace bool) *world {
 		}
 	}
 	for n := range 3 {
-		w.nodes[n] = &wnode{rate: 950 + int64(w.rng.IntN(101)), skew: time.Duration(w.rng.Int64N(int64(time.Hour))), state: State{Ceiling: 1}}
+		w.nodes[n] = &wnode{rate: []int64{950, 1000, 1050}[w.rng.IntN(3)], skew: time.Duration(w.rng.Int64N(int64(time.Hour))), state: State{Ceiling: 1}}
 		w.start(n)
 	}
 	return w
@@ -187,7 +186,7 @@ func (w *world) becameLeader(r *replica) {
 }
 
 func (w *world) stoppedLeading(r *replica) {
-	if r.group != 0 && !w.lane.noTerm {
+	if r.group != 0 {
 		r.l = nil
 	}
 }
@@ -246,7 +245,7 @@ func (w *world) newOp() *op {
 // ask has a leader of a range join for a new write or read.
 func (w *world) ask(r *replica, write bool, o *op) bool {
 	l := r.l
-	if l == nil || !r.lead && !w.lane.noTerm || l.fenced || !w.up(r.node) || r.applid < r.own && !w.lane.noOwnEntry || l.proven == 0 {
+	if l == nil || !r.lead || l.fenced || !w.up(r.node) || r.applid < r.own && !w.lane.noOwnEntry || l.proven == 0 {
 		return false
 	}
 	if o == nil {
@@ -299,7 +298,7 @@ func (w *world) work(r *replica) bool {
 	g := l.inbox[0]
 	l.inbox = l.inbox[1:]
 	switch {
-	case !r.lead || r.term != l.term && !w.lane.noTerm:
+	case !r.lead || r.term != l.term:
 	case l.fenced:
 	case g.write:
 		w.tr("g%d n%d appends revision %d at index %d", r.group, r.node, g.res.First, len(r.log)+1)
