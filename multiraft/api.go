@@ -21,10 +21,18 @@ type Config struct {
 	// HeartbeatInterval is one tick of an awake group (default 100 ms), ElectionTimeout the least silence after which a
 	// follower campaigns (default 1 s).
 	HeartbeatInterval, ElectionTimeout time.Duration
-	// Seed makes election jitter repeatable in tests; 0 means random.
-	Seed       int64
-	Logger     *zap.Logger
-	Registerer prometheus.Registerer
+	// Seed makes the spreading of elections repeatable in tests; 0 means random. (Raft's own timeouts have no seed.)
+	Seed int64
+	// Name tells several hosts of one process apart in metrics (default "data").
+	Name string
+	// SnapshotBytesPerSecond bounds the snapshots that this node sends, all together (default 128 MiB/s).
+	SnapshotBytesPerSecond int64
+	// AcceptSnapshot decides about a snapshot for a range of which this node has no replica: it returns the state
+	// machine of the replica to be made, or an error that refuses. Without it all such snapshots are refused. It is
+	// called before any data comes, and must not block. Descriptor, Replica, ConfState and Applied are set.
+	AcceptSnapshot func(storage.RangeState) (StateMachine, error)
+	Logger         *zap.Logger
+	Registerer     prometheus.Registerer
 }
 
 // Role is what a replica is in its group now.
@@ -80,16 +88,13 @@ type StateMachine interface {
 	Apply(g *Group, entries []*raftpb.Entry) error
 	// ReadState delivers the result of g.ReadIndex, on a replica that still leads in the same term.
 	ReadState(g *Group, r ReadState)
-	// SnapshotState returns what a snapshot of this range holds and at which applied index, for the sender; see
-	// storage.Engine.Export.
-	SnapshotState(g *Group) storage.RangeState
 	// Restored tells that a snapshot was ingested: everything in memory that derives from the replica's state is void.
 	Restored(g *Group, s storage.RangeState) error
 	// Idle reports whether the group may go to sleep: nothing queued, nothing in flight.
 	Idle() bool
 }
 
-// GroupConfig describes a replica to Host.Start.
+// GroupConfig describes a replica to Host.Add.
 type GroupConfig struct {
 	State        storage.RangeState
 	StateMachine StateMachine
