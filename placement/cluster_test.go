@@ -22,7 +22,7 @@ import (
 
 // cluster is a few nodes that run nothing but placement, in one bubble of virtual time.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	net   *simnet.Network
 	boot  Bootstrap
 	desc  *ids.Descriptor
@@ -41,7 +41,7 @@ type testNode struct {
 	client      *Client
 }
 
-func newCluster(t *testing.T, n int, proof Proof) *cluster {
+func newCluster(t testing.TB, n int, proof Proof) *cluster {
 	c := &cluster{t: t, net: simnet.New(simnet.Options{Seed: 1, Delay: time.Millisecond}), proof: proof}
 	c.desc = &ids.Descriptor{ID: ids.PlacementRange, Generation: 1}
 	for i := range n {
@@ -125,7 +125,7 @@ func (c *cluster) stop(i int) {
 }
 
 // take gets revisions for a range of its own per node, trying again until it succeeds.
-func (n *testNode) take(t *testing.T, want int) Answer {
+func (n *testNode) take(t testing.TB, want int) Answer {
 	t.Helper()
 	for range 1000 {
 		ch := make(chan Answer, 1)
