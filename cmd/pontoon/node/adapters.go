@@ -38,12 +38,12 @@ func (d directory) Descriptors(ctx context.Context) ([]*ids.Descriptor, error) {
 	return d.c.Directory(ctx)
 }
 
-// cluster is the router's view of the cluster as a whole.
-type cluster struct{ n *Node }
+// clusterView is the router's view of the cluster as a whole.
+type clusterView struct{ n *Node }
 
-var _ router.Cluster = cluster{}
+var _ router.Cluster = clusterView{}
 
-func (c cluster) Members(ctx context.Context, linearizable bool) ([]router.Member, error) {
+func (c clusterView) Members(ctx context.Context, linearizable bool) ([]router.Member, error) {
 	nodes := c.n.peers.known()
 	if linearizable || len(nodes) == 0 {
 		var err error
@@ -59,7 +59,7 @@ func (c cluster) Members(ctx context.Context, linearizable bool) ([]router.Membe
 	return out, nil
 }
 
-func (c cluster) Raft() router.RaftStatus {
+func (c clusterView) Raft() router.RaftStatus {
 	if c.n.bookGroups == nil {
 		return router.RaftStatus{Leader: c.n.client.SequencerNode()}
 	}
@@ -72,17 +72,17 @@ func (c cluster) Raft() router.RaftStatus {
 	return router.RaftStatus{Leader: leader, Term: s.Term, Commit: s.Commit, Applied: s.Applied}
 }
 
-func (c cluster) Current() ids.Revision { return c.n.client.Current() }
+func (c clusterView) Current() ids.Revision { return c.n.client.Current() }
 
-func (c cluster) Confirm(ctx context.Context) (current, floor ids.Revision, err error) {
+func (c clusterView) Confirm(ctx context.Context) (current, floor ids.Revision, err error) {
 	return c.n.client.Confirm(ctx)
 }
 
-func (c cluster) Compact(ctx context.Context, at ids.Revision) error {
+func (c clusterView) Compact(ctx context.Context, at ids.Revision) error {
 	return c.n.client.Compact(ctx, at)
 }
 
-func (c cluster) Alarms() []*pb.AlarmMember { return nil }
+func (c clusterView) Alarms() []*pb.AlarmMember { return nil }
 
 // store is the engine as an operator sees it.
 type store struct{ e *storage.Engine }

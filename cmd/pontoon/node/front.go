@@ -34,7 +34,7 @@ func (n *Node) openFront() error {
 		ElectionTimeout: c.ElectionTimeout, SlowRequest: c.SlowRequest, QuotaBytes: c.QuotaBytes,
 		Logger: n.log, Registerer: c.Registerer,
 	}, router.Deps{
-		Ranges: n.ranges, Sender: sender{n.net}, Directory: directory{n.client}, Cluster: cluster{n},
+		Ranges: n.ranges, Sender: sender{n.net}, Directory: directory{n.client}, Cluster: clusterView{n},
 		Store: store{n.data}, Clock: c.Clock,
 	})
 	if err != nil {
