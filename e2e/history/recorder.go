@@ -46,11 +46,24 @@ func (r *Recorder) stampLocked() int64 {
 	return r.mu.last
 }
 
-// End stops an operation's clock and records it. It must come after the answer arrived.
-func (r *Recorder) End(op Op) {
+// End stops an operation's clock, records it and returns it. It must come after the answer arrived.
+func (r *Recorder) End(op Op) Op {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	op.Ended = r.stampLocked()
+	r.addLocked(op)
+	return op
+}
+
+// Add records what else an operation's answer showed, with the times of that operation: what a delete removed, for
+// example, is a read at the revision before.
+func (r *Recorder) Add(op Op) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addLocked(op)
+}
+
+func (r *Recorder) addLocked(op Op) {
 	r.mu.ops = append(r.mu.ops, op)
 	if r.mu.w == nil {
 		return
