@@ -23,8 +23,6 @@ type Config struct {
 	HeartbeatInterval, ElectionTimeout time.Duration
 	// Seed makes the spreading of elections repeatable in tests; 0 means random. (Raft's own timeouts have no seed.)
 	Seed int64
-	// Name tells several hosts of one process apart in metrics (default "data").
-	Name string
 	// SnapshotBytesPerSecond bounds the snapshots that this node sends, all together (default 128 MiB/s).
 	SnapshotBytesPerSecond int64
 	// AcceptSnapshot decides about a snapshot for a range of which this node has no replica: it returns the state
@@ -32,7 +30,8 @@ type Config struct {
 	// called before any data comes, and must not block. Descriptor, Replica, ConfState and Applied are set.
 	AcceptSnapshot func(storage.RangeState) (StateMachine, error)
 	Logger         *zap.Logger
-	Registerer     prometheus.Registerer
+	// Registerer takes the metrics; several hosts of one process wrap theirs with a label each. nil: no metrics.
+	Registerer prometheus.Registerer
 }
 
 // Role is what a replica is in its group now.

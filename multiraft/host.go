@@ -71,12 +71,11 @@ func New(cfg Config) (*Host, error) {
 	cfg.Workers = cmp.Or(cfg.Workers, max(2, runtime.GOMAXPROCS(0)))
 	cfg.HeartbeatInterval = cmp.Or(cfg.HeartbeatInterval, 100*time.Millisecond)
 	cfg.ElectionTimeout = cmp.Or(cfg.ElectionTimeout, time.Second)
-	cfg.Name = cmp.Or(cfg.Name, "data")
 	cfg.SnapshotBytesPerSecond = cmp.Or(cfg.SnapshotBytesPerSecond, 128<<20)
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	h := &Host{cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Name), lived: make(map[ids.NodeID]bool)}
+	h := &Host{cfg: cfg, log: cfg.Logger, metrics: newMetrics(), lived: make(map[ids.NodeID]bool)}
 	h.electionTicks = int(cfg.ElectionTimeout / cfg.HeartbeatInterval)
 	if cfg.HeartbeatInterval < 0 || h.electionTicks < 2 {
 		return nil, fmt.Errorf("multiraft: election timeout %v is less than two heartbeat intervals of %v",

@@ -48,11 +48,10 @@ type metrics struct {
 	all []prometheus.Collector
 }
 
-func newMetrics(name string) *metrics {
+func newMetrics() *metrics {
 	m := new(metrics)
-	labels := prometheus.Labels{"host": name}
 	opts := func(n, help string) prometheus.Opts {
-		return prometheus.Opts{Namespace: "pontoon", Subsystem: "raft", Name: n, Help: help, ConstLabels: labels}
+		return prometheus.Opts{Namespace: "pontoon", Subsystem: "raft", Name: n, Help: help}
 	}
 	counter := func(n, help string) prometheus.Counter {
 		c := prometheus.NewCounter(prometheus.CounterOpts(opts(n, help)))
@@ -61,7 +60,7 @@ func newMetrics(name string) *metrics {
 	}
 	histogram := func(n, help string, buckets []float64) prometheus.Histogram {
 		h := prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: "pontoon", Subsystem: "raft", Name: n, Help: help, ConstLabels: labels, Buckets: buckets,
+			Namespace: "pontoon", Subsystem: "raft", Name: n, Help: help, Buckets: buckets,
 		})
 		m.all = append(m.all, h)
 		return h
