@@ -31,6 +31,13 @@ type foreign struct {
 // ceilingBlock is the least step by which the ceiling is raised; a busy sequencer takes about a second's load.
 const ceilingBlock = 1000
 
+// ceilingRush is how soon after a raise the next one means that the step is too small for the load, and ceilingBlockMax
+// bounds the step: a crash skips no more than this.
+const (
+	ceilingRush     = 200 * time.Millisecond
+	ceilingBlockMax = 1 << 20
+)
+
 // ceilingAsk is what is under way to raise the ceiling, and how fast revisions go.
 type ceilingAsk struct {
 	asked  ids.Revision // the highest ceiling proposed in this epoch
@@ -38,6 +45,7 @@ type ceilingAsk struct {
 	issued int64 // since rateAt
 	rateAt time.Duration
 	rate   int64 // revisions a second, of the last window
+	block  int64 // of the last proposal
 }
 
 // readProof counts read indexes, for Config.Quorum. Answers computed now need the next one to begin.
@@ -172,6 +180,10 @@ func (m *Machine) raise(now time.Duration) (Command, bool) {
 		c.issued, c.rateAt = 0, now
 	}
 	block := ids.Revision(max(ceilingBlock, c.rate))
+	if c.block > 0 && now < c.at+ceilingRush {
+		// A burst outruns the last rate: double the step until proposals are rare again.
+		block = ids.Revision(min(max(int64(block), 2*c.block), ceilingBlockMax))
+	}
 	need := m.needed()
 	if m.state.Ceiling-need >= block/2 {
 		return Command{}, false
@@ -179,7 +191,7 @@ func (m *Machine) raise(now time.Duration) (Command, bool) {
 	if c.asked > m.state.Ceiling && c.asked >= need && now < c.at+m.cfg.LeaseDuration/3 {
 		return Command{}, false // under way
 	}
-	c.asked, c.at = need+block, now
+	c.asked, c.at, c.block = need+block, now, int64(block)
 	m.stats.Ceilings++
 	return Command{Ceiling: &Ceiling{Epoch: m.epoch, Ceiling: c.asked}}, true
 }
@@ -194,7 +206,7 @@ func (m *Machine) needed() ids.Revision {
 
 // Hungry reports whether Tick would raise the ceiling: the driver calls it soon.
 func (m *Machine) Hungry() bool {
-	return m.phase == phaseServing && m.state.Ceiling-m.counter < ceilingBlock/2 && (len(m.queue) > 0 || m.ceiling.asked <= m.state.Ceiling)
+	return m.phase == phaseServing && m.state.Ceiling-m.counter < ids.Revision(max(ceilingBlock, m.ceiling.block))/2 && (len(m.queue) > 0 || m.ceiling.asked <= m.state.Ceiling)
 }
 
 // Release stops serving for good in this term and returns the command that tells the successor where. ok is false if

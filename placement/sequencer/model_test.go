@@ -17,7 +17,6 @@ const modelD = 1000 * time.Millisecond
 // laneRules switch off sentences that bind the range leaders and the world rather than this package.
 type laneRules struct {
 	clockStops bool // the lease's clock runs on while a machine is suspended
-	noOwnEntry bool // a leader joins only after it applied an entry of its own term
 	staleProof bool // a proof counts for an epoch only if it began after the epoch was learnt
 	noInFlight bool // a confirmation is used only after every revision delivered before it was appended
 	noStop     bool // a leader that learns it is superseded stops for its term
@@ -245,7 +244,7 @@ func (w *world) newOp() *op {
 // ask has a leader of a range join for a new write or read.
 func (w *world) ask(r *replica, write bool, o *op) bool {
 	l := r.l
-	if l == nil || !r.lead || l.fenced || !w.up(r.node) || r.applid < r.own && !w.lane.noOwnEntry || l.proven == 0 {
+	if l == nil || !r.lead || l.fenced || !w.up(r.node) || r.applid < r.own || l.proven == 0 {
 		return false
 	}
 	if o == nil {
