@@ -207,6 +207,7 @@ func (n *Node) openTransport() (err error) {
 		return err
 	}
 	n.net.HandleRaft(n.handleRaft)
+	n.net.Handle(transport.MethodSnapshot, n.handleSnapshot)
 	n.net.OnIncarnation(func(peer ids.NodeID, _ uint64) {
 		if n.groups != nil {
 			n.groups.WakeNode(peer)
@@ -232,6 +233,18 @@ func (n *Node) handleRaft(from ids.NodeID, msgs []*pontoonpb.RaftMessage) {
 	if len(rest) > 0 {
 		n.groups.HandleRaft(from, rest)
 	}
+}
+
+// handleSnapshot gives a call about a snapshot to the host that has the range.
+func (n *Node) handleSnapshot(from ids.NodeID, payload []byte, reply func([]byte, error)) {
+	h := n.groups
+	if multiraft.SnapshotRange(payload) == ids.PlacementRange {
+		if h = n.bookGroups; h == nil {
+			reply(nil, &ids.WrongRangeError{Range: ids.PlacementRange})
+			return
+		}
+	}
+	h.HandleSnapshot(from, payload, reply)
 }
 
 func (n *Node) openPlacement() (err error) {
