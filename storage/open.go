@@ -51,7 +51,7 @@ func Open(cfg Config) (*Engine, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("storage: no data directory given")
 	}
-	if err := e.fs.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(e.fs, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("create data directory %s: %w", cfg.Dir, err)
 	}
 	lock, err := pebble.LockDirectory(cfg.Dir, e.fs)
@@ -59,6 +59,9 @@ func Open(cfg Config) (*Engine, error) {
 		return nil, &LockedError{Dir: cfg.Dir, Cause: err}
 	}
 	e.lock = lock
+	if err := e.prepareDir(); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
 	e.opts = e.options(cfg)
 	e.opts.Lock = lock
 	if e.db, err = pebble.Open(cfg.Dir, e.opts); err != nil {
@@ -116,7 +119,7 @@ func (e *Engine) start() error {
 			return err
 		}
 	}
-	return e.fs.RemoveAll(e.importRoot())
+	return errors.Join(e.finishDir(), e.fs.RemoveAll(e.importRoot()))
 }
 
 // empty reports whether the engine holds no key at all.
