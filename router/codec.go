@@ -23,7 +23,7 @@ const (
 	replyResponse  protowire.Number = 1
 )
 
-// part says which part of a read a call is for. The zero value is a whole read.
+// callPart says which part of a read a call is for. The zero value is a whole read.
 type callPart struct {
 	at        ids.Revision
 	span      ids.Span

@@ -68,14 +68,11 @@ func (st *stream) run() error {
 		// One more key than wanted says that there is more.
 		more := int64(len(kvs)) > want
 		if more {
-			kvs = kvs[:want]
-			end = false
+			kvs, end = kvs[:want], false
+			st.next.Start = ids.Next(ids.UserKey(kvs[want-1].Key))
 		}
 		st.sent += int64(len(kvs))
 		st.limit -= int64(len(kvs))
-		if n := len(kvs); n > 0 {
-			st.next.Start = ids.Next(ids.UserKey(kvs[n-1].Key))
-		}
 		if st.limit > 0 && !end {
 			if len(kvs) == 0 {
 				continue // an empty range; the next chunk begins behind it
@@ -87,7 +84,7 @@ func (st *stream) run() error {
 			chunk = nextChunk(chunk, proto.Size(resp), st.rt.cfg.Limits.MaxRequestBytes)
 			continue
 		}
-		return st.last(kvs, more)
+		return st.last(kvs, end)
 	}
 }
 
@@ -102,15 +99,16 @@ func nextChunk(keys int64, size, target int) int64 {
 	return max(1, min(keys, chunkKeysMax))
 }
 
-// last sends the chunk that has the header, the count of all keys, and whether the limit left any out.
-func (st *stream) last(kvs []*mvccpb.KeyValue, more bool) error {
-	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: int64(st.current)}, Kvs: kvs, More: more, Count: st.sent}
-	if more {
+// last sends the chunk that has the header, the count of all keys, and whether the limit left any out. end says that
+// nothing lies behind what was sent.
+func (st *stream) last(kvs []*mvccpb.KeyValue, end bool) error {
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: int64(st.current)}, Kvs: kvs, Count: st.sent}
+	if !end {
 		rest, err := st.count()
 		if err != nil {
 			return err
 		}
-		resp.Count += rest
+		resp.Count, resp.More = st.sent+rest, rest > 0
 	}
 	st.rt.fill(resp.Header)
 	return st.out.Send(&pb.RangeStreamResponse{RangeResponse: resp})
