@@ -15,10 +15,7 @@ import (
 )
 
 // quickRanges answers at once, so that what is measured is the router.
-type quickRanges struct {
-	*fakeNode
-	d *ids.Descriptor
-}
+type quickRanges struct{ *fakeNode }
 
 func (q quickRanges) Write(_ rangegroup.Request, done func(proto.Message, error)) {
 	done(&pb.PutResponse{Header: &pb.ResponseHeader{Revision: 5}}, nil)

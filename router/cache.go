@@ -76,16 +76,6 @@ func (c *cache) tile(into []*route, span ids.Span) (routes []*route, ok bool) {
 	}
 }
 
-// byID returns the route of a range, or nil. It is for operators: it looks at all of them.
-func (c *cache) byID(id ids.RangeID) *route {
-	for _, r := range *c.table.Load() {
-		if r.desc.ID == id {
-			return r
-		}
-	}
-	return nil
-}
-
 // learn takes descriptors over that are newer than what is known of their spans. It reports whether anything changed.
 func (c *cache) learn(ds []*ids.Descriptor) (changed bool) {
 	c.mu.Lock()

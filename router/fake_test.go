@@ -51,7 +51,6 @@ type fakeNode struct {
 		changed chan struct{}
 		claims  map[ids.RangeID]rangegroup.Claim
 		calls   map[CallKind]int
-		writes  int
 	}
 	// onWrite and onConfirm are asked first; an error is answered instead of serving, a hold delays the answer.
 	onWrite   func(req rangegroup.Request) error
@@ -232,9 +231,6 @@ func (n *fakeNode) refusal(id ids.RangeID, gen ids.Generation) error {
 }
 
 func (n *fakeNode) Write(req rangegroup.Request, done func(proto.Message, error)) {
-	n.mu.Lock()
-	n.mu.writes++
-	n.mu.Unlock()
 	if n.onWrite != nil {
 		if err := n.onWrite(req); err != nil {
 			done(nil, err)
@@ -489,10 +485,4 @@ func (n *fakeNode) callsOf(kind CallKind) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.mu.calls[kind]
-}
-
-func (n *fakeNode) writesSeen() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.mu.writes
 }
