@@ -314,10 +314,17 @@ func (c *devCluster) watch(i int, n *node.Node) {
 	}
 }
 
-// close stops all nodes at once; the listeners of nodes that never came to be are closed, too.
+// close stops the sequencer's node first, while the others can still witness that it goes (so that no revision is
+// skipped at the next start), then the rest at once. The listeners of nodes that never came to be are closed, too.
 func (c *devCluster) close() error {
 	close(c.stop)
 	errs := make([]error, len(c.nodes))
+	for i, n := range c.nodes {
+		if b, err := node.NewBootstrap(&c.cfgs[i]); err == nil && n.Sequencer() == b.Self {
+			errs[i] = n.Close() // closing it once more below does nothing
+			break
+		}
+	}
 	var wg sync.WaitGroup
 	for i, n := range c.nodes {
 		wg.Go(func() { errs[i] = n.Close() })

@@ -117,10 +117,18 @@ func (a *admin) printRanges(w io.Writer, ranges []*pontoonpb.RangeInfo) error {
 	for _, r := range ranges {
 		d := r.GetRange()
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\n", d.GetId(), ids.KeyString(d.GetStart()),
-			ids.KeyString(d.GetEnd()), a.node(r.Leader), a.replicaNodes(d), sizeText(r.SizeBytes), keysText(r.Keys),
+			endText(d), a.node(r.Leader), a.replicaNodes(d), sizeText(r.SizeBytes), keysText(r.Keys),
 			r.AppliedRevision, r.ResolvedRevision, r.GetLoad().GetWrites(), r.GetLoad().GetReads())
 	}
 	return tw.Flush()
+}
+
+// endText prints a span's end; "max" is the end of the space.
+func endText(d *pontoonpb.Descriptor) string {
+	if start, end := d.GetStart(), d.GetEnd(); len(start) > 0 && len(end) > 0 && start[0] == end[0] {
+		return ids.KeyString(end)
+	}
+	return "max"
 }
 
 func (a *admin) replicaNodes(d *pontoonpb.Descriptor) string {
@@ -140,7 +148,7 @@ func (a *admin) printRange(w io.Writer, r *pontoonpb.RangeInfo) error {
 	d, load := r.GetRange(), r.GetLoad()
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintf(tw, "Range\t%d\n", d.GetId())
-	fmt.Fprintf(tw, "Span\tfrom %s to %s\n", ids.KeyString(d.GetStart()), ids.KeyString(d.GetEnd()))
+	fmt.Fprintf(tw, "Span\tfrom %s to %s\n", ids.KeyString(d.GetStart()), endText(d))
 	fmt.Fprintf(tw, "Generation\t%d\n", d.GetGeneration())
 	fmt.Fprintf(tw, "Leader\t%s, term %d\n", a.node(r.Leader), r.Term)
 	fmt.Fprintf(tw, "Size\t%s, keys %s\n", sizeText(r.SizeBytes), keysText(r.Keys))
@@ -214,7 +222,7 @@ func (a *admin) rangesJSON(resp *pontoonpb.RangeListResponse) any {
 func (a *admin) rangeJSON(r *pontoonpb.RangeInfo) rangeJSON {
 	d, load := r.GetRange(), r.GetLoad()
 	out := rangeJSON{
-		ID: d.GetId(), Space: "user", From: ids.KeyString(d.GetStart()), To: ids.KeyString(d.GetEnd()),
+		ID: d.GetId(), Space: "user", From: ids.KeyString(d.GetStart()), To: endText(d),
 		Generation: d.GetGeneration(), Leader: a.node(r.Leader), Term: r.Term, SizeBytes: r.SizeBytes,
 		AppliedRevision: r.AppliedRevision, ResolvedRevision: r.ResolvedRevision, GCFloor: r.GcFloor,
 		Writes: load.GetWrites(), Reads: load.GetReads(), WriteBytes: load.GetWriteBytes(), ReadBytes: load.GetReadBytes(),

@@ -39,6 +39,7 @@ warning that says why they do nothing. Every flag can also be set as PONTOON_…
 			if o.version {
 				return printVersion(cmd.OutOrStdout(), "text")
 			}
+			defer forceOnSecondSignal(cmd.Context(), cmd.ErrOrStderr(), "")()
 			return runServer(cmd.Context(), o)
 		},
 	}

@@ -53,7 +53,7 @@ func TestKillNodes(t *testing.T) {
 	if err := cl.run(ctx, c.Endpoints(), *workers, seed); err != nil {
 		t.Fatal(err)
 	}
-	kills := killLoop(t, rng, c, cl)
+	kills, end := killLoop(t, rng, c, cl), time.Since(cl.start)
 	stop()
 	cl.wg.Wait()
 	finalReads(t, c, rec)
@@ -65,6 +65,7 @@ func TestKillNodes(t *testing.T) {
 	for _, v := range history.Check(ops) {
 		t.Error(v)
 	}
+	cl.pad(end)
 	report(t, cl, ops, kills)
 }
 
@@ -157,34 +158,39 @@ func report(t *testing.T, cl *clients, ops []history.Op, kills []time.Duration) 
 	if outcomes[history.OK] == 0 {
 		t.Fatal("nothing was acknowledged")
 	}
+	usual := typical(cl.mu.slots[:min(int(kills[0]/slot), len(cl.mu.slots))])
 	for i, at := range kills {
-		away, usual := outage(cl.mu.slots, at)
-		t.Logf("kill %d at %v: half the usual %d/s again after %v", i+1, at.Round(slot), usual, away)
+		away := outage(cl.mu.slots, usual, at)
+		t.Logf("kill %d at %v: half the usual %d/s again after %v", i+1, at.Round(slot), usual*int(time.Second/slot), away)
 		if away > *recovery {
 			t.Errorf("kill %d: the throughput stayed away for %v, which is more than %v", i+1, away, *recovery)
 		}
 	}
 }
 
-// outage returns how long after a kill the throughput, over three slots, was back at half of what it was in the steady
-// time before, and what that was per second.
-func outage(slots []int, kill time.Duration) (away time.Duration, usual int) {
-	at := int(kill / slot)
-	at = min(at, len(slots))
-	before := slices.Clone(slots[max(0, at-int(steady/slot)):at])
-	if len(before) == 0 {
-		return 0, 0
+// typical is the median of the slots before the first kill. Later ones are no measure: if the cluster does not recover,
+// nothing is what is usual.
+func typical(slots []int) int {
+	if len(slots) == 0 {
+		return 0
 	}
-	slices.Sort(before)
-	median := before[len(before)/2]
-	for i := at + 1; ; i++ {
-		if i+3 > len(slots) {
-			return time.Duration(len(slots)-at) * slot, median * int(time.Second/slot)
-		}
-		if slots[i]+slots[i+1]+slots[i+2] >= 3*median/2 {
-			return time.Duration(i-at) * slot, median * int(time.Second/slot)
-		}
+	s := slices.Clone(slots)
+	slices.Sort(s)
+	return s[len(s)/2]
+}
+
+// outage returns how long after a kill the throughput, over three slots, was back at half of the usual. What is left of
+// the run counts if it never was.
+func outage(slots []int, usual int, kill time.Duration) time.Duration {
+	at := min(int(kill/slot), len(slots))
+	i := at + 1
+	for i+3 <= len(slots) && slots[i]+slots[i+1]+slots[i+2] < 3*usual/2 {
+		i++
 	}
+	if i+3 > len(slots) {
+		i = len(slots)
+	}
+	return time.Duration(i-at) * slot
 }
 
 func TestOutage(t *testing.T) {
@@ -196,11 +202,12 @@ func TestOutage(t *testing.T) {
 		}
 		slots = append(slots, n)
 	}
-	away, usual := outage(slots, 50*slot+slot/2)
-	if usual != 100 || away < 11*slot || away > 13*slot {
-		t.Errorf("away for %v, usually %d/s; want about 1.2s and 100/s", away, usual)
+	usual := typical(slots[:50])
+	away := outage(slots, usual, 50*slot+slot/2)
+	if usual != 10 || away < 11*slot || away > 13*slot {
+		t.Errorf("away for %v, usually %d; want about 1.2s and 10", away, usual)
 	}
-	if away, _ := outage(slots[:60], 50*slot); away != 10*slot {
+	if away := outage(slots[:60], usual, 50*slot); away != 10*slot {
 		t.Errorf("a throughput that never comes back was away for %v", away)
 	}
 }

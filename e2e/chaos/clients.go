@@ -88,6 +88,15 @@ func (c *clients) count(op *history.Op) {
 	c.mu.slots[at]++
 }
 
+// pad adds the empty slots at the end of a run that ended without a working cluster.
+func (c *clients) pad(end time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for len(c.mu.slots) < int(end/slot) {
+		c.mu.slots = append(c.mu.slots, 0)
+	}
+}
+
 // worker is one client.
 type worker struct {
 	*clients

@@ -24,7 +24,7 @@ func (w workload) run(bin string, c *proc.Cluster) (result, error) {
 	for _, e := range c.Endpoints() {
 		hosts = append(hosts, strings.TrimPrefix(e, "http://"))
 	}
-	args := append(append([]string{}, w.args...), "--endpoints="+strings.Join(hosts, ","), "--total="+strconv.Itoa(w.total))
+	args := append(append([]string{}, w.args...), "--endpoints="+strings.Join(hosts, ","), "--total="+strconv.Itoa(w.total), "--precise")
 	before, err := cpu(c)
 	if err != nil {
 		return result{}, err
@@ -54,9 +54,9 @@ func cpu(c *proc.Cluster) (sum time.Duration, err error) {
 }
 
 var (
-	perSecondLine = regexp.MustCompile(`Requests/sec:\s*([0-9.]+)`)
-	meanLine      = regexp.MustCompile(`Average:\s*([0-9.]+) secs`)
-	p99Line       = regexp.MustCompile(`99% in ([0-9.]+) secs`)
+	perSecondLine = regexp.MustCompile(`Requests/sec:\s*([0-9.e+-]+)`)
+	meanLine      = regexp.MustCompile(`Average:\s*([0-9.e+-]+) secs`)
+	p99Line       = regexp.MustCompile(`99% in ([0-9.e+-]+) secs`)
 	errorLines    = regexp.MustCompile(`(?s)Error distribution:\s*\n(.*)`)
 )
 
