@@ -1,7 +1,7 @@
 # Habits. Everything here also works as plain go commands; see README.md.
 GO ?= go
 
-.PHONY: build test race lint proto bench smoke chaos
+.PHONY: build test race lint proto bench smoke chaos compare
 
 build:            ## the binary, at bin/pontoon
 	$(GO) build -o bin/pontoon ./cmd/pontoon
@@ -25,3 +25,12 @@ proto:            ## regenerate proto/pontoonpb (needs protoc 3.21 and the two p
 
 bench:
 	$(GO) test -run '^$$' -bench . ./...
+
+chaos:            ## kill nodes of a real cluster under load, check what clients saw
+	$(GO) test ./e2e/chaos -count=1 -v -run TestKillNodes -chaos.duration=2m
+
+smoke:            ## the real etcdctl against pontoon dev
+	.ci/run smoke
+
+compare:          ## side by side with etcd under its own benchmark
+	cd e2e/peers && $(GO) run ./compare

@@ -22,7 +22,7 @@ const module = "github.com/pontoon-kv/pontoon/"
 // down this list, and rooms that do not list each other never meet but in cmd/pontoon/node.
 var rooms = map[string][]string{
 	"cmd/pontoon": {"router", "txn", "watch", "lease", "rangegroup", "placement", "multiraft", "storage", "proto"},
-	"e2e":         {"cmd/pontoon/node", "rangegroup/eval", "proto"},
+	"e2e":         {"cmd/pontoon/node", "multiraft/transport", "rangegroup/eval", "proto"},
 	"router":      {"rangegroup", "txn", "watch", "lease", "proto"},
 	"rangegroup":  {"multiraft", "storage", "proto"},
 	"placement":   {"multiraft", "storage", "proto"},
