@@ -193,9 +193,10 @@ func (c *Client) drive() {
 	c.mu.driving = true
 	var results []sequencer.Delivery
 	for {
-		results = c.mu.x.Take(results[:0])
 		floor, listeners := c.floorLocked()
 		out, send := c.nextLocked(false)
+		// After the request was made: making it refuses the joins that lack a proof, whether or not anything is sent.
+		results = c.mu.x.Take(results[:0])
 		if len(results) == 0 && !send && listeners == nil {
 			break
 		}
