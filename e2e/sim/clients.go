@@ -68,6 +68,9 @@ func (c *Cluster) StartClients(opt ClientOptions) *Clients {
 		c: c, opt: opt, rec: history.NewRecorder(nil), stop: make(chan struct{}), errors: map[string]int{},
 		lastAck: time.Now(),
 	}
+	c.mu.Lock()
+	c.mu.clients = append(c.mu.clients, w)
+	c.mu.Unlock()
 	for i := range opt.Clients {
 		cl := w.client(i)
 		w.wg.Go(cl.run)
@@ -77,9 +80,11 @@ func (c *Cluster) StartClients(opt ClientOptions) *Clients {
 
 // Stop lets every client finish what it does and waits. It may be called twice.
 func (w *Clients) Stop() {
-	w.once.Do(func() { close(w.stop) })
+	w.halt()
 	w.wg.Wait()
 }
+
+func (w *Clients) halt() { w.once.Do(func() { close(w.stop) }) }
 
 func (w *Clients) accuse(format string, args ...any) {
 	w.mu.Lock()
@@ -172,7 +177,7 @@ func (cl *client) shapeRead(op *history.Op, i int) {
 	case 0:
 		op.End = Key(i + 1 + cl.rng.IntN(Keys-i)) // as many ranges as it likes
 	case 1:
-		op.Key, op.End = "a", "z"
+		op.Key, op.End = keysStart, keysEnd
 	}
 	op.Serializable = cl.rng.IntN(4) == 0
 	if cl.rng.IntN(6) == 0 && cl.known > 1 {

@@ -28,8 +28,8 @@ type harm struct {
 	undo  func()
 }
 
-// nemesis does harm at random. No more than a minority of the nodes is out of order at the same time, except where all
-// are: whoever is not must go on.
+// nemesis does harm at random. No more than a minority of the nodes is out of order at the same time (or one of one or
+// two), except when the lights go out.
 type nemesis struct {
 	c      *Cluster
 	rng    *rand.Rand
@@ -78,7 +78,7 @@ func (n *nemesis) victim() int {
 			hurt[h.node] = true
 		}
 	}
-	if len(hurt) >= (n.c.Size()-1)/2 {
+	if len(hurt) >= max(1, (n.c.Size()-1)/2) {
 		return 0
 	}
 	if s := n.c.Sequencer(); s != 0 && !hurt[s] && n.rng.IntN(2) == 0 {

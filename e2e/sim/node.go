@@ -25,7 +25,7 @@ type Node struct {
 	syncs syncs
 
 	mu        sync.Mutex
-	fs        *vfs.MemFS    // guarded by mu: the disk; a crash replaces it by what is left of it
+	fs        *vfs.MemFS    // guarded by mu: the disk; a crash replaces it by what is left
 	proc      *process      // guarded by mu: nil while down
 	suspended chan struct{} // guarded by mu: not nil while suspended, closed when that ends
 	asleep    time.Time     // guarded by mu: since when
@@ -48,11 +48,10 @@ var (
 	ErrReset = status.Error(codes.Unavailable, "sim: connection reset")
 )
 
-// boot starts a process on the node's disk.
+// boot starts a process on the node's disk. The node's lock is not held meanwhile: virtual time passes, and it stands
+// still while anybody waits for a lock.
 func (n *Node) boot(mayFail bool) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.proc != nil {
+	if n.Up() {
 		return errors.New("it is up")
 	}
 	made, err := node.New(*n.c.config(n))
@@ -63,7 +62,9 @@ func (n *Node) boot(mayFail bool) error {
 	if err := made.Start(context.Background()); err != nil {
 		return errors.Join(err, made.Close())
 	}
+	n.mu.Lock()
 	n.proc = p
+	n.mu.Unlock()
 	n.c.wg.Go(func() { n.watch(p, mayFail) })
 	return nil
 }
@@ -78,6 +79,12 @@ func (n *Node) watch(p *process, mayFail bool) {
 		}
 	case <-p.dead:
 	}
+}
+
+func (n *Node) disk() *vfs.MemFS {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.fs
 }
 
 // process returns the running process or nil.

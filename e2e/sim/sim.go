@@ -65,6 +65,9 @@ func (o Options) withDefaults() Options {
 // Keys is how many keys the workload uses; they are Key(0) … Key(Keys-1), in order.
 const Keys = 30
 
+// All keys of the workload lie between these two. Others are free for tests to use beside it.
+const keysStart, keysEnd = "k", "l"
+
 // Key is the workload's i-th key.
 func Key(i int) string { return fmt.Sprintf("k%02d", i) }
 
@@ -85,7 +88,8 @@ type Cluster struct {
 
 	mu struct {
 		sync.Mutex
-		rng *rand.Rand // what power failures leave behind
+		rng     *rand.Rand // what power failures leave behind
+		clients []*Clients
 	}
 }
 
@@ -152,7 +156,7 @@ func (c *Cluster) config(n *Node) *node.Config {
 	}
 	cfg.CacheBytes, cfg.MemTableBytes, cfg.Workers = 1<<20, 1<<20, 2
 	cfg.Headless = true
-	cfg.FS, cfg.Clock = n.fs, n.clock
+	cfg.FS, cfg.Clock = n.disk(), n.clock
 	cfg.SyncDelay = n.syncs.wait
 	cfg.Seed = int64(c.opt.Seed>>1) + int64(n.index)
 	cfg.Logger = c.logs.logger(n.index)
@@ -237,12 +241,21 @@ func (c *Cluster) Logf(format string, args ...any) { c.logs.logger(0).Sugar().In
 func (c *Cluster) Close() { c.ended.Do(c.close) }
 
 func (c *Cluster) close() {
+	c.mu.Lock()
+	clients := c.mu.clients
+	c.mu.Unlock()
+	for _, w := range clients {
+		w.halt()
+	}
 	c.net.HealAll()
 	for _, n := range c.nodes {
 		n.resume()
 	}
 	for _, n := range c.nodes {
 		n.Kill()
+	}
+	for _, w := range clients {
+		w.Stop()
 	}
 	c.wg.Wait()
 	c.net.Close()

@@ -29,7 +29,7 @@ type Verdict struct {
 }
 
 // Verify waits until the cluster, in which nothing is broken any more, serves; stops the clients; reads the state of
-// every revision that is not compacted, from nodes in turn, and the newest ones from each node; and judges the whole
+// every revision that was answered and is not compacted, from nodes in turn, and the newest ones from each node; and judges the whole
 // history. What is wrong fails the test.
 func (c *Cluster) Verify(w *Clients) Verdict {
 	c.t.Helper()
@@ -110,7 +110,8 @@ func (cl *client) roundTrip(node int, key string) error {
 	return cl.record(ctx, history.Op{Client: cl.id, Kind: history.Read, Key: key}, cl.read)
 }
 
-// Replay reads all this many of the newest revisions from every node, and of the older ones every sixteenth.
+// replayedEverywhere is how many of the newest revisions are read from every node. Of the older ones it is every
+// sixteenth; the others are read from one node each.
 const replayedEverywhere = 64
 
 // replay reads all of history and returns the last revision.
@@ -120,14 +121,27 @@ func (c *Cluster) replay(cl *client) int64 {
 		cl.replayAt(i, 0, false)
 	}
 	last := cl.known
-	for rev := max(2, cl.compactAsked.Load()); rev <= last; rev++ {
+	revs := cl.revisions()
+	for k, rev := range revs {
 		for i := 1; i <= c.Size(); i++ {
-			if rev > last-replayedEverywhere || rev%16 == 0 || int(rev)%c.Size()+1 == i {
+			if k >= len(revs)-replayedEverywhere || k%16 == 0 || k%c.Size()+1 == i {
 				cl.replayAt(i, rev, true)
 			}
 		}
 	}
 	return last
+}
+
+// revisions returns all revisions that answers had, in order, as far as they are not compacted.
+func (cl *client) revisions() (revs []int64) {
+	ops, _ := cl.rec.Finish()
+	for _, op := range ops {
+		if op.Outcome == history.OK && op.Revision >= max(2, cl.compactAsked.Load()) {
+			revs = append(revs, op.Revision)
+		}
+	}
+	slices.Sort(revs)
+	return slices.Compact(revs)
 }
 
 // replayAt reads everything from one node at one revision (0: now).
@@ -136,7 +150,7 @@ func (cl *client) replayAt(node int, rev int64, serializable bool) {
 	cl.c.Eventually(ProgressWithin, fmt.Sprintf("node %d reads revision %d", node, rev), func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		op := cl.rec.Begin(history.Op{Client: cl.id, Kind: history.Read, Key: "\x00", End: "\xff", At: rev, Serializable: serializable})
+		op := cl.rec.Begin(history.Op{Client: cl.id, Kind: history.Read, Key: keysStart, End: keysEnd, At: rev, Serializable: serializable})
 		resp, err := cl.c.Node(node).KV().Range(ctx, &pb.RangeRequest{
 			Key: []byte(op.Key), RangeEnd: []byte(op.End), Revision: rev, Serializable: serializable,
 		})
