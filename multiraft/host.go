@@ -14,7 +14,9 @@ import (
 	"github.com/pontoon-kv/pontoon/proto/pontoonpb"
 	"github.com/pontoon-kv/pontoon/storage"
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -129,10 +131,17 @@ func (h *Host) Close() error {
 }
 
 // Add lets a replica take part in its group. Any goroutine may call it, before or after Start.
-func (h *Host) Add(cfg GroupConfig) (*Group, error) {
+func (h *Host) Add(cfg GroupConfig) (*Group, error) { return h.add(cfg, false) }
+
+// add is Add; fresh says that the replica was made from a snapshot just now, which its state machine is to be told first.
+func (h *Host) add(cfg GroupConfig, fresh bool) (*Group, error) {
 	g, err := h.newGroup(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if fresh {
+		g.fresh = &cfg.State
+		g.Schedule()
 	}
 	h.mu.Lock()
 	switch {
@@ -256,12 +265,31 @@ func (h *Host) HandleRaft(from ids.NodeID, msgs []*pontoonpb.RaftMessage) {
 		switch {
 		case g == nil || g.replica != ids.ReplicaID(m.GetToReplica()):
 			h.metrics.droppedUnknown.Inc()
+			if g == nil && h.cfg.AcceptSnapshot != nil {
+				h.askForSnapshot(from, m)
+			}
 		case full && len(m.GetMessage()) > 1024, !g.inbox.addLetter(letter{from, m.GetMessage()}):
 			h.metrics.droppedFull.Inc()
 		default:
 			g.raise(evInbox)
 		}
 	}
+}
+
+// askForSnapshot answers an append for a replica that is not here, but might come: it refuses, as a replica with an empty
+// log would, upon which the leader sends a snapshot. A refusal promises nothing, so nothing needs to be remembered.
+func (h *Host) askForSnapshot(from ids.NodeID, m *pontoonpb.RaftMessage) {
+	app, err := decodeMessage(m.GetMessage())
+	if err != nil || app.GetType() != raftpb.MsgApp {
+		return
+	}
+	no := &raftpb.Message{
+		Type: raftpb.MsgAppResp.Enum(), To: app.From, From: proto.Uint64(m.GetToReplica()), Term: app.Term, Index: app.Index,
+		Reject: proto.Bool(true), RejectHint: proto.Uint64(0),
+	}
+	h.cfg.Transport.SendRaft(from, []*pontoonpb.RaftMessage{{
+		RangeId: m.GetRangeId(), ToReplica: app.GetFrom(), Message: encodeMessage(no),
+	}})
 }
 
 // WakeNode tells that a node died or restarted: what it led needs a new leader. Any goroutine may call it; it costs time

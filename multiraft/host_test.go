@@ -96,7 +96,7 @@ func crashes(t *testing.T, seed int64) {
 				serial++
 				c.propose(c.ranges[c.random.IntN(len(c.ranges))], fmt.Sprintf("%d", serial))
 			}
-			time.Sleep(time.Duration(c.random.IntN(3000)) * time.Microsecond)
+			time.Sleep(time.Duration(c.random.IntN(12000)) * time.Microsecond)
 		}
 	}
 	load(500 * time.Millisecond)

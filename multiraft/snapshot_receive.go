@@ -258,7 +258,7 @@ func (im *snapshotImport) finish(i *storage.Import, sm StateMachine) error {
 		if err := i.Finish(s, nil); err != nil {
 			return err
 		}
-		_, err := h.Add(GroupConfig{State: s, StateMachine: sm})
+		_, err := h.add(GroupConfig{State: s, StateMachine: sm}, true)
 		return err
 	}
 	if g == nil {
@@ -317,9 +317,9 @@ func (g *Group) acceptIncoming(snap *raftpb.Snapshot) *incomingSnapshot {
 // restored follows the ingest of a snapshot.
 func (g *Group) restored(in *incomingSnapshot) {
 	g.installing = false
+	in.state.Truncated = storage.EntryID{Term: in.state.Applied.Term, Index: in.state.Applied.Index}
+	in.state.Last = in.state.Applied.Index
 	s := in.state
-	s.Truncated = storage.EntryID{Term: s.Applied.Term, Index: s.Applied.Index}
-	s.Last = s.Applied.Index
 	g.applied = s.Truncated
 	g.status.Applied = s.Applied.Index
 	g.truncator = truncator{now: g.truncator.now}

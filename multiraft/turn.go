@@ -23,6 +23,10 @@ func (g *Group) turn(events uint32, out *outbox) {
 	g.out = out
 	defer g.endTurn()
 	g.host.metrics.turns.Inc()
+	if s := g.fresh; s != nil {
+		g.fresh = nil
+		g.callback(func() error { return g.sm.Restored(g, *s) })
+	}
 	woken := false
 	if events&evInbox != 0 {
 		woken = g.readMail(g.inbox.take())
