@@ -66,14 +66,15 @@ type Group struct {
 	seen            map[uint64]ids.NodeID // nodes of replicas that the descriptor does not name
 	truncator       truncator
 	sleep           sleeper
-	heardLeader     bool              // in this turn
-	mail            mail              // being read
-	again           bool              // Process wants to be called again
-	damaged         error             // why the replica stopped for good
-	inCallback      bool              // the state machine is running
-	incoming        *incomingSnapshot // a received snapshot that raft is being asked to take
-	installing      bool              // one that raft took is being ingested
-	sending         []snapshotSend    // snapshots under way to followers
+	heardLeader     bool                // in this turn
+	mail            mail                // being read
+	again           bool                // Process wants to be called again
+	damaged         error               // why the replica stopped for good
+	inCallback      bool                // the state machine is running
+	incoming        *incomingSnapshot   // a received snapshot that raft is being asked to take
+	installing      bool                // one that raft took is being ingested
+	fresh           *storage.RangeState // came as a snapshot, and the state machine was not told yet
+	sending         []snapshotSend      // snapshots under way to followers
 }
 
 // pendingRead is a ReadIndex without answer.
