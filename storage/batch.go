@@ -72,10 +72,7 @@ func (b *Batch) Commit(sync bool) error {
 		return nil
 	}
 	if !sync {
-		if err := b.pb.Commit(pebble.NoSync); err != nil {
-			return b.e.wrap(err)
-		}
-		return b.e.Err()
+		return b.e.guard(func() error { return b.pb.Commit(pebble.NoSync) })
 	}
 	if b.pb.Empty() { // a sync of what was committed before
 		if err := b.pb.LogData(nil, nil); err != nil {
@@ -83,15 +80,16 @@ func (b *Batch) Commit(sync bool) error {
 		}
 	}
 	start := time.Now()
-	if b.e.delay != nil {
-		if err := b.writeSlowly(); err != nil {
-			return b.e.wrap(err)
+	err := b.e.guard(func() error {
+		if b.e.delay != nil {
+			return b.writeSlowly()
 		}
-	} else if err := b.pb.Commit(pebble.Sync); err != nil {
-		return b.e.wrap(err)
+		return b.pb.Commit(pebble.Sync)
+	})
+	if err == nil {
+		b.e.syncs.observe(time.Since(start))
 	}
-	b.e.syncs.observe(time.Since(start))
-	return b.e.Err()
+	return err
 }
 
 // writeSlowly commits as on a slow disk. The wait must not come from a slow file: Pebble syncs some while it holds locks
@@ -102,6 +100,13 @@ func (b *Batch) writeSlowly() error {
 	}
 	b.e.delay()
 	return b.e.db.LogData(nil, pebble.Sync)
+}
+
+// sync makes everything durable that was committed before.
+func (e *Engine) sync() error {
+	b := e.NewBatch()
+	defer b.Close()
+	return b.Commit(true)
 }
 
 func (b *Batch) set(key, value []byte) {

@@ -12,8 +12,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"github.com/pontoon-kv/pontoon/proto/ids"
+	"github.com/pontoon-kv/pontoon/storage/storagetest"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
@@ -58,7 +58,7 @@ func (m *crashModel) String() string {
 		s.HardState.Commit = proto.Uint64(max(s.HardState.GetCommit(), s.Applied.Index))
 		fmt.Fprintln(&b, describe(s))
 		for i := s.Truncated.Index + 1; i <= s.Last; i++ {
-			fmt.Fprintf(&b, "  %d %s\n", i, mr.log[i])
+			fmt.Fprintf(&b, "  %d %d %s\n", r, i, mr.log[i])
 		}
 	}
 	for r := ids.RangeID(2); r < 8; r++ {
@@ -72,7 +72,7 @@ func (m *crashModel) String() string {
 	for _, k := range slices.Sorted(maps.Keys(m.plain)) {
 		fmt.Fprintf(&b, "%s = %s\n", k, m.plain[k])
 	}
-	return b.String()
+	return sortLines(b.String())
 }
 
 func dumpEngine(e *Engine) (string, error) {
@@ -88,7 +88,7 @@ func dumpEngine(e *Engine) (string, error) {
 			return "", err
 		}
 		for _, ent := range ents {
-			fmt.Fprintf(&b, "  %d %d:%s\n", ent.GetIndex(), ent.GetTerm(), ent.GetData())
+			fmt.Fprintf(&b, "  %d %d %d:%s\n", s.Descriptor.ID, ent.GetIndex(), ent.GetTerm(), ent.GetData())
 		}
 	}
 	for r := ids.RangeID(2); r < 8; r++ {
@@ -120,7 +120,14 @@ func dumpEngine(e *Engine) (string, error) {
 		fmt.Fprintf(&b, "system %q = %s\n", key, value)
 		return true
 	})
-	return b.String(), err
+	return sortLines(b.String()), err
+}
+
+// sortLines makes two descriptions of one state equal: the model sorts quoted keys, the engine keys.
+func sortLines(s string) string {
+	lines := strings.Split(s, "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // crashRun is one run of the workload and what is known of each of its steps.
@@ -133,24 +140,26 @@ type crashRun struct {
 
 	mu      sync.Mutex
 	want    []string // the model after each step; step 0 is the empty engine
+	names   []string
 	marked  []bool   // the step wrote its number in its batch
 	durable int      // last step known to be on the disk
 	clones  []crashClone
 }
 
 type crashClone struct {
-	fs               *vfs.MemFS
+	fs               *storagetest.CrashFS
 	durable, started int
 	at               string
 }
 
 // step runs one change. do gets the batch in which a marked step writes; sync says that the step is durable, and with it
 // all before, when do and the commit returned.
-func (c *crashRun) step(sync bool, change func(), do func(b *Batch)) {
+func (c *crashRun) step(name string, sync bool, change func(), do func(b *Batch)) {
 	c.t.Helper()
 	change()
 	c.mu.Lock()
 	n := len(c.want)
+	c.names = append(c.names, name)
 	c.want, c.marked = append(c.want, c.model.String()), append(c.marked, do != nil)
 	c.mu.Unlock()
 	if do != nil {
@@ -167,14 +176,14 @@ func (c *crashRun) step(sync bool, change func(), do func(b *Batch)) {
 }
 
 // crashPoint clones the file system before a sync, once as the last syncs left it and once with some more.
-func (c *crashRun) crashPoint(fs *vfs.MemFS, rnd *rand.Rand, at string) {
+func (c *crashRun) crashPoint(fs *storagetest.CrashFS, rnd *rand.Rand, at string) {
 	for _, percent := range []int{0, 30 + rnd.IntN(71)} {
 		c.mu.Lock()
 		durable := c.durable
 		c.mu.Unlock()
-		clone := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rnd})
+		clone := fs.Crash(percent, rnd)
 		c.mu.Lock()
-		c.clones = append(c.clones, crashClone{fs: clone, durable: durable, started: len(c.want) - 1, at: at})
+		c.clones = append(c.clones, crashClone{fs: clone, durable: durable, started: len(c.want) - 1, at: fmt.Sprintf("%s, %d %% of the rest", at, percent)})
 		c.mu.Unlock()
 	}
 }
@@ -221,7 +230,14 @@ func (c *crashRun) verify(cl crashClone) error {
 			return e.SetNodeValue("alive", []byte("yes"))
 		}
 	}
-	return fmt.Errorf("marker %d, durable %d, started %d:\n%s", marker, cl.durable, cl.started, diff(got, c.want[marker]))
+	best := marker
+	for j := max(marker-2, 0); j <= min(cl.started+2, len(c.want)-1); j++ {
+		if len(diff(got, c.want[j])) < len(diff(got, c.want[best])) {
+			best = j
+		}
+	}
+	return fmt.Errorf("marker %d, durable %d, started %d, steps from the marker on %v; step %d differs least:\n%s",
+		marker, cl.durable, cl.started, c.names[marker:cl.started+1], best, diff(got, c.want[best]))
 }
 
 func TestCrashAtEverySync(t *testing.T) {
@@ -231,21 +247,17 @@ func TestCrashAtEverySync(t *testing.T) {
 	}
 	for range rounds {
 		rnd := newRand(t)
-		mem := vfs.NewCrashableMem()
 		c := &crashRun{t: t, rnd: rnd, model: newCrashModel(), rev: 1}
-		c.want, c.marked = []string{c.model.String()}, []bool{true}
+		c.want, c.names, c.marked = []string{c.model.String()}, []string{"empty"}, []bool{true}
 		var cloneMu sync.Mutex
 		cloneRnd := rand.New(rand.NewPCG(rnd.Uint64(), 1))
-		inject := errorfs.InjectorFunc(func(op errorfs.Op) error {
-			switch op.Kind {
-			case errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo:
-				cloneMu.Lock()
-				defer cloneMu.Unlock()
-				c.crashPoint(mem, cloneRnd, fmt.Sprint(op.Kind, op.Path))
-			}
-			return nil
+		var mem *storagetest.CrashFS
+		mem = storagetest.NewCrashFS(func(name string) {
+			cloneMu.Lock()
+			defer cloneMu.Unlock()
+			c.crashPoint(mem, cloneRnd, name)
 		})
-		cfg := testConfig(errorfs.Wrap(mem, inject))
+		cfg := testConfig(mem)
 		var err error
 		if c.e, err = Open(cfg); err != nil {
 			t.Fatal(err)
@@ -273,7 +285,7 @@ func TestCrashAtEverySync(t *testing.T) {
 
 func (c *crashRun) create(s RangeState) {
 	r := s.Descriptor.ID
-	c.step(true, func() { c.model.ranges[r] = &modelRange{state: s, log: map[uint64]string{}} },
+	c.step("create", true, func() { c.model.ranges[r] = &modelRange{state: s, log: map[uint64]string{}} },
 		func(b *Batch) { b.CreateRange(s) })
 }
 
@@ -319,7 +331,7 @@ func (c *crashRun) append(mr *modelRange) {
 		Term: proto.Uint64(term), Vote: proto.Uint64(1),
 		Commit: proto.Uint64(max(commit, first-1+c.rnd.Uint64N(uint64(len(ents))+1))),
 	}
-	c.step(true, func() {
+	c.step("append", true, func() {
 		for i := first; i <= prevLast; i++ {
 			delete(mr.log, i)
 		}
@@ -391,7 +403,7 @@ func (c *crashRun) apply(mr *modelRange) {
 		put(fmt.Sprintf("keyed %02d %q %q", kind, key, suffix), value)
 	}
 	a.MaxRevision = c.rev
-	c.step(c.rnd.IntN(4) == 0, func() {
+	c.step("apply", c.rnd.IntN(4) == 0, func() {
 		s.Applied = a
 		for _, v := range vers {
 			c.model.versions.put(v.key, v.v)
@@ -416,7 +428,7 @@ func (c *crashRun) truncate(mr *modelRange) {
 	}
 	to := EntryID{Index: s.Truncated.Index + 1 + c.rnd.Uint64N(s.Applied.Index-s.Truncated.Index)}
 	to.Term = must(c.e.Term(s.Descriptor.ID, to.Index))
-	c.step(false, func() { s.Truncated = to }, func(b *Batch) { b.Truncate(s.Descriptor.ID, to) })
+	c.step("truncate", false, func() { s.Truncated = to }, func(b *Batch) { b.Truncate(s.Descriptor.ID, to) })
 }
 
 // gc makes the floor durable in the order of the WAL and then removes, which is a step without a mark.
@@ -426,8 +438,8 @@ func (c *crashRun) gc(mr *modelRange) {
 	to := from + ids.Revision(c.rnd.Int64N(int64(c.rev-from)+1))
 	a := s.Applied
 	a.GCFloor = to
-	c.step(false, func() { s.Applied = a }, func(b *Batch) { b.SetApplied(s.Descriptor.ID, a) })
-	c.step(false, func() { c.model.versions.gc(s.Descriptor.Span, to); c.model.versions.tidy() }, nil)
+	c.step("gc", false, func() { s.Applied = a }, func(b *Batch) { b.SetApplied(s.Descriptor.ID, a) })
+	c.step("gc", false, func() { c.model.versions.gc(s.Descriptor.Span, to); c.model.versions.tidy() }, nil)
 	if _, err := c.e.GC(context.Background(), s.Descriptor.Span, from, to); err != nil {
 		c.t.Fatal(err)
 	}
@@ -469,7 +481,7 @@ func (c *crashRun) importRange() {
 	if own, ok := c.model.ranges[r]; ok && !own.state.Descriptor.Span.Overlaps(span) {
 		return // this cannot happen to a range
 	}
-	c.step(false, func() { c.model.restore(s, fresh, destroy) }, nil)
+	c.step("import", false, func() { c.model.restore(s, fresh, destroy) }, nil)
 	if err := imp.Finish(s, destroy); err != nil {
 		c.t.Fatal(err)
 	}
@@ -527,7 +539,7 @@ func (c *crashRun) removeOrCreate() {
 		s := mr.state
 		covered = append(covered, s.Descriptor.Span)
 		if c.rnd.IntN(4) == 0 {
-			c.step(false, func() { c.model.remove(r) }, func(b *Batch) { b.RemoveRange(r, s.Replica, s.Descriptor.Span) })
+			c.step("remove", false, func() { c.model.remove(r) }, func(b *Batch) { b.RemoveRange(r, s.Replica, s.Descriptor.Span) })
 			return
 		}
 	}

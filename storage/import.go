@@ -227,13 +227,16 @@ func (i *Import) finish(s RangeState, destroy []ids.RangeID) error {
 	if err := i.writeState(s, gone); err != nil {
 		return err
 	}
-	_, err = i.e.db.IngestAndExcise(context.Background(), i.paths, nil, nil,
-		pebble.KeyRange{Start: appendPrefix(nil, cleared.Start), End: appendPrefix(nil, cleared.End)})
-	if err != nil {
-		return i.e.wrap(err)
+	// An ingest that touches nothing in a memtable reaches the disk ahead of unsynced batches. Syncing those first keeps
+	// the rule that a crash leaves a prefix.
+	if err := i.e.sync(); err != nil {
+		return err
 	}
-	i.paths = nil
-	return i.e.Err()
+	return i.e.guard(func() error {
+		_, err := i.e.db.IngestAndExcise(context.Background(), i.paths, nil, nil,
+			pebble.KeyRange{Start: appendPrefix(nil, cleared.Start), End: appendPrefix(nil, cleared.End)})
+		return err
+	})
 }
 
 // hull is the least span that covers two overlapping ones.

@@ -160,6 +160,26 @@ func (e *Engine) fail(err error) {
 	}
 }
 
+// guard runs a write of Pebble's. Where it cannot write its log Pebble panics or calls Fatalf; both make the engine fail,
+// and the write with it. Locks of Pebble may stay held then, so writes that are under way may wait for ever: the owner
+// must end the process.
+func (e *Engine) guard(write func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			cause, ok := p.(error)
+			if !ok {
+				cause = fmt.Errorf("%v", p)
+			}
+			e.fail(cause)
+			err = e.Err()
+		}
+	}()
+	if err := write(); err != nil {
+		return e.wrap(err)
+	}
+	return e.Err()
+}
+
 // Err returns why the engine failed, nil while it works.
 func (e *Engine) Err() error {
 	if p := e.failed.Load(); p != nil {
