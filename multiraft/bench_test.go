@@ -23,7 +23,6 @@ func BenchmarkProposals(b *testing.B) {
 
 func benchProposals(b *testing.B, groups, clients int) {
 	c := newCluster(b, 3, groups, simnet.Options{Seed: 1})
-	c.quiet = true
 	defer c.close()
 	for !c.allLed() {
 		time.Sleep(10 * time.Millisecond)

@@ -151,8 +151,8 @@ func (m *machine) Apply(g *Group, entries []*raftpb.Entry) error {
 	w := storage.NewWriteSet()
 	defer w.Release()
 	w.PutVersion(m.key(), &storage.Version{Mod: chainRev, Create: chainRev, Version: 1, Value: value})
-	if b := m.c.ballast; len(b) > 0 && m.state.Applied.Index%32 == 0 {
-		w.PutVersion(ids.Next(m.key()), &storage.Version{Mod: chainRev, Create: chainRev, Version: 1, Value: b})
+	if b := m.c.ballast.Load(); b != nil && m.state.Applied.Index%32 == 0 {
+		w.PutVersion(ids.Next(m.key()), &storage.Version{Mod: chainRev, Create: chainRev, Version: 1, Value: *b})
 	}
 	if err := b.ApplyWrites(w.Bytes()); err != nil {
 		return err
@@ -218,8 +218,8 @@ type cluster struct {
 	nodes   []*testNode
 	ranges  []ids.RangeID
 	oracle  *oracle
-	applied atomic.Int64 // entries, by all
-	ballast []byte       // written now and then, to make snapshots large
+	applied atomic.Int64           // entries, by all
+	ballast atomic.Pointer[[]byte] // written now and then, to make snapshots large
 	random  *rand.Rand
 	quiet   bool
 }
@@ -245,6 +245,9 @@ func newCluster(t testing.TB, nodes, ranges int, opt simnet.Options) *cluster {
 	}
 	for i := range nodes {
 		n := &testNode{c: c, id: ids.NodeID(i + 1), fs: vfs.NewCrashableMem()}
+		if _, ok := t.(*testing.B); ok {
+			n.fs, c.quiet = vfs.NewMem(), true
+		}
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {

@@ -100,7 +100,11 @@ func crashes(t *testing.T, seed int64) {
 		}
 	}
 	load(500 * time.Millisecond)
-	for range 12 {
+	rounds := 12
+	if testing.Short() {
+		rounds = 5
+	}
+	for range rounds {
 		victim := c.nodes[c.random.IntN(3)]
 		victim.crash()
 		load(time.Duration(c.random.IntN(2500)) * time.Millisecond)

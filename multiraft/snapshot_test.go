@@ -77,19 +77,20 @@ func TestSnapshotCatchesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, 8, simnet.Options{Seed: 1, Delay: time.Millisecond})
 		defer c.close()
-		c.ballast = make([]byte, 2<<20)
+		ballast := make([]byte, 2<<20)
+		c.ballast.Store(&ballast)
 		c.eventually(5*time.Second, "leaders", c.allLed)
 		away := c.nodes[1]
 		away.crash()
 		c.eventually(5*time.Second, "leaders", c.allLed)
-		for i := range 200 {
+		for i := range 70 {
 			for _, r := range c.ranges {
 				c.propose(r, fmt.Sprintf("%d-%d", r, i))
 			}
-			time.Sleep(15 * time.Millisecond)
+			time.Sleep(40 * time.Millisecond)
 		}
 		away.restart()
-		for i := range 100 {
+		for i := range 40 {
 			for _, r := range c.ranges {
 				c.propose(r, fmt.Sprintf("%d-b%d", r, i))
 			}
@@ -117,7 +118,8 @@ func TestSnapshotSurvivesFaults(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3, 6, simnet.Options{Seed: seed, Delay: 3 * time.Millisecond, Jitter: 5 * time.Millisecond})
 		defer c.close()
-		c.ballast = make([]byte, 3<<20)
+		ballast := make([]byte, 1<<20)
+		c.ballast.Store(&ballast)
 		serial := 0
 		write := func(n int) {
 			for range n {
@@ -125,7 +127,7 @@ func TestSnapshotSurvivesFaults(t *testing.T) {
 					serial++
 					c.propose(r, fmt.Sprint(serial))
 				}
-				time.Sleep(15 * time.Millisecond)
+				time.Sleep(40 * time.Millisecond)
 			}
 		}
 		c.eventually(5*time.Second, "leaders", c.allLed)
@@ -133,14 +135,14 @@ func TestSnapshotSurvivesFaults(t *testing.T) {
 			away := c.nodes[c.random.IntN(3)]
 			away.crash()
 			c.eventually(5*time.Second, "leaders", c.allLed)
-			write(110)
+			write(45)
 			away.restart()
 			time.Sleep(time.Duration(c.random.IntN(150)) * time.Millisecond)
 			victim := c.nodes[c.random.IntN(3)]
 			victim.crash()
-			write(c.random.IntN(20))
+			write(c.random.IntN(8))
 			victim.restart()
-			write(c.random.IntN(50))
+			write(c.random.IntN(20))
 		}
 		c.eventually(30*time.Second, "leaders", c.allLed)
 		c.eventually(30*time.Second, "all the same", c.converged)
