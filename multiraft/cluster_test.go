@@ -51,6 +51,7 @@ type machine struct {
 	waiters map[uint64]chan struct{} // benchmarks: who waits for an index
 
 	mu           sync.Mutex
+	calls        []func(g *Group)
 	queueWaiters []chan struct{}
 	queue        []string
 	reads        []string
@@ -84,11 +85,25 @@ func (m *machine) submit(g *Group, data string) {
 	g.Schedule()
 }
 
+// inspect looks at what belongs to the worker, on the worker. It wakes nobody.
+func (n *testNode) inspect(r ids.RangeID, fn func(g *Group, m *machine)) {
+	g, m := n.host.Group(r), n.machines[r]
+	done := make(chan struct{})
+	m.mu.Lock()
+	m.calls = append(m.calls, func(g *Group) { fn(g, m); close(done) })
+	m.mu.Unlock()
+	g.Schedule()
+	<-done
+}
+
 func (m *machine) Process(g *Group) bool {
 	m.mu.Lock()
-	queue, reads, waiters := m.queue, m.reads, m.queueWaiters
-	m.queue, m.reads, m.queueWaiters = nil, nil, nil
+	queue, reads, waiters, calls := m.queue, m.reads, m.queueWaiters, m.calls
+	m.queue, m.reads, m.queueWaiters, m.calls = nil, nil, nil, nil
 	m.mu.Unlock()
+	for _, fn := range calls {
+		fn(g)
+	}
 	for i, d := range queue {
 		index, err := g.Propose([]byte(d))
 		if err != nil {
@@ -418,6 +433,13 @@ func (c *cluster) eventually(within time.Duration, what string, cond func() bool
 	}
 }
 
+// acked reports whether some leader told that data is committed.
+func (c *cluster) acked(r ids.RangeID, data string) bool {
+	c.oracle.mu.Lock()
+	defer c.oracle.mu.Unlock()
+	return c.oracle.acked[r][data]
+}
+
 func (c *cluster) allLed() bool {
 	for _, r := range c.ranges {
 		if c.leader(r) == nil {
@@ -456,13 +478,16 @@ func (c *cluster) verify() {
 			if n.dead.Load() {
 				continue
 			}
-			m := n.machines[r]
-			if g := n.host.Group(r); g.damaged != nil {
-				c.t.Errorf("node %v range %d is damaged: %v", n.id, r, g.damaged)
+			if count(n.host.metrics.damaged) > 0 {
+				c.t.Fatalf("node %v has a damaged replica", n.id)
 			}
-			if err := m.load(); err != nil {
-				c.t.Fatal(err)
-			}
+			m := new(machine)
+			n.inspect(r, func(_ *Group, now *machine) {
+				if err := now.load(); err != nil {
+					c.t.Error(err)
+				}
+				m.node, m.state, m.chain, m.count = n, now.state, now.chain, now.count
+			})
 			if first == nil {
 				first = m
 			}

@@ -52,7 +52,7 @@ func TestSingleReplica(t *testing.T) {
 		c.eventually(time.Second, "applied", c.converged)
 		c.eventually(2*time.Second, "asleep", func() bool { return c.asleep() == 3 })
 		c.propose(c.ranges[0], "y")
-		c.eventually(time.Second, "applied", func() bool { return c.converged() && c.oracle.acked[c.ranges[0]]["y"] })
+		c.eventually(time.Second, "applied", func() bool { return c.converged() && c.acked(c.ranges[0], "y") })
 		c.verify()
 	})
 }
@@ -150,7 +150,7 @@ func TestSleeps(t *testing.T) {
 		// A put wakes its group only.
 		r := c.ranges[7]
 		c.propose(r, "x")
-		c.eventually(time.Second, "applied everywhere", func() bool { return c.oracle.acked[r]["x"] && c.converged() })
+		c.eventually(time.Second, "applied everywhere", func() bool { return c.acked(r, "x") && c.converged() })
 		if got := c.asleep(); got < 3*(ranges-1) {
 			t.Errorf("a put woke %d replicas", 3*ranges-got)
 		}

@@ -12,11 +12,10 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// logLen is the number of entries in a replica's log. Nothing may be under way.
-func (n *testNode) logLen(r ids.RangeID) uint64 {
-	synctest.Wait()
-	l := n.host.Group(r).log
-	return l.last - l.truncated.Index
+// logSize is the number of entries in a replica's log, and the bytes of it in memory.
+func (n *testNode) logSize(r ids.RangeID) (entries uint64, tail int64) {
+	n.inspect(r, func(g *Group, _ *machine) { entries, tail = g.log.last-g.log.truncated.Index, g.log.tailBytes })
+	return entries, tail
 }
 
 // TestLogIsTruncated checks the bounds of the log: under load, after it, and with a follower that is away.
@@ -39,16 +38,17 @@ func TestLogIsTruncated(t *testing.T) {
 		write(1000) // 16 MiB
 		synctest.Wait()
 		for _, n := range c.nodes {
-			if got := n.logLen(r) * entry; got > logKeepBytes+4<<20 {
-				t.Errorf("node %v: %d bytes of log under load", n.id, got)
+			got, tail := n.logSize(r)
+			if got*entry > logKeepBytes+4<<20 {
+				t.Errorf("node %v: %d bytes of log under load", n.id, got*entry)
 			}
-			if got := n.host.Group(r).log.tailBytes; got > 2*tailBytesMax {
-				t.Errorf("node %v: %d bytes of log in memory", n.id, got)
+			if tail > 2*tailBytesMax {
+				t.Errorf("node %v: %d bytes of log in memory", n.id, tail)
 			}
 		}
 		c.eventually(10*time.Second, "asleep", func() bool { return c.asleep() == 3 })
 		for _, n := range c.nodes {
-			if got := n.logLen(r); got != 0 || len(n.host.Group(r).log.tail) != 0 {
+			if got, tail := n.logSize(r); got != 0 || tail != 0 {
 				t.Errorf("node %v: %d entries of log asleep", n.id, got)
 			}
 			states, err := n.engine.Ranges()
@@ -61,8 +61,8 @@ func TestLogIsTruncated(t *testing.T) {
 		write(1000)
 		time.Sleep(2 * time.Second)
 		for _, n := range c.nodes[:2] {
-			if got := n.logLen(r) * entry; got > 1<<20 {
-				t.Errorf("node %v: holds %d bytes of log for a dead follower", n.id, got)
+			if got, _ := n.logSize(r); got*entry > 1<<20 {
+				t.Errorf("node %v: holds %d bytes of log for a dead follower", n.id, got*entry)
 			}
 		}
 		c.nodes[2].restart()
