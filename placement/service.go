@@ -44,6 +44,7 @@ type Service struct {
 		proposals []proposal
 		releasing bool // set by Release: no lease is taken any more
 		group     *multiraft.Group
+		logged    uint64 // the newest epoch whose beginning was logged
 		closed    bool
 	}
 

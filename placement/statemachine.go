@@ -53,6 +53,9 @@ func (s stateMachine) Process(g *multiraft.Group) bool {
 	if read != 0 {
 		if err := g.ReadIndex(readContext(epoch, read)); err != nil {
 			s.log.Debug("read index was not begun", zap.Error(err))
+			s.mu.Lock()
+			s.mu.machine.ReadFailed()
+			s.mu.Unlock()
 		}
 	}
 	s.flush()
@@ -102,11 +105,13 @@ func (s stateMachine) Changed(g *multiraft.Group, st multiraft.Status) {
 	leading := st.Role == multiraft.Leader
 	s.mu.Lock()
 	s.mu.leading = leading
-	s.mu.leader, _ = s.state.Descriptor.NodeOf(st.Leader)
+	leader, _ := s.state.Descriptor.NodeOf(st.Leader)
+	s.mu.leader = leader
 	if !s.mu.closed {
 		s.mu.machine.Changed(leading, st.Term)
 	}
 	s.mu.Unlock()
+	s.log.Info("placement group changed", zap.Bool("leading", leading), zap.Uint64("term", st.Term), zap.Stringer("leader", leader))
 	if !leading || st.Term != s.term {
 		for index, w := range s.waiters {
 			delete(s.waiters, index)
@@ -135,7 +140,10 @@ func (s stateMachine) Apply(g *multiraft.Group, entries []*raftpb.Entry) error {
 		}
 		results[i] = r
 	}
-	again := s.mu.machine.Hungry()
+	// A new leader need not wait for the next tick to take the lease.
+	_, _, serving := s.mu.machine.Serving()
+	again := s.mu.machine.Hungry() || s.mu.leading && !serving
+	s.noteServingLocked()
 	s.mu.Unlock()
 	last := entries[len(entries)-1]
 	s.state.Applied.Index, s.state.Applied.Term = last.GetIndex(), last.GetTerm()
@@ -162,6 +170,15 @@ func (s stateMachine) Apply(g *multiraft.Group, entries []*raftpb.Entry) error {
 		g.Schedule()
 	}
 	return nil
+}
+
+// noteServingLocked logs the beginning of an epoch.
+func (s stateMachine) noteServingLocked() {
+	epoch, counter, ok := s.mu.machine.Serving()
+	if ok && epoch != s.mu.logged {
+		s.mu.logged = epoch
+		s.log.Info("serving as the sequencer", zap.Uint64("epoch", epoch), zap.Int64("counter", int64(counter)))
+	}
 }
 
 func (s stateMachine) applyLocked(g *multiraft.Group, e *raftpb.Entry, w *storage.WriteSet, batch *storage.Batch) (book.Result, error) {

@@ -179,22 +179,25 @@ func (m *Machine) raise(now time.Duration) (Command, bool) {
 		c.rate = c.issued * int64(time.Second) / int64(d)
 		c.issued, c.rateAt = 0, now
 	}
-	block := ids.Revision(max(ceilingBlock, c.rate))
-	if c.block > 0 && now < c.at+ceilingRush {
-		// A burst outruns the last rate: double the step until proposals are rare again.
-		block = ids.Revision(min(max(int64(block), 2*c.block), ceilingBlockMax))
-	}
 	need := m.needed()
-	if m.state.Ceiling-need >= block/2 {
+	if m.state.Ceiling-need >= m.low() {
 		return Command{}, false
 	}
 	if c.asked > m.state.Ceiling && c.asked >= need && now < c.at+m.cfg.LeaseDuration/3 {
 		return Command{}, false // under way
 	}
-	c.asked, c.at, c.block = need+block, now, int64(block)
+	block := max(ceilingBlock, c.rate)
+	if c.block > 0 && now < c.at+ceilingRush {
+		// A burst outruns the last rate: double the step until proposals are rare again.
+		block = min(max(block, 2*c.block), ceilingBlockMax)
+	}
+	c.asked, c.at, c.block = need+ids.Revision(block), now, block
 	m.stats.Ceilings++
 	return Command{Ceiling: &Ceiling{Epoch: m.epoch, Ceiling: c.asked}}, true
 }
+
+// low is how much must be left under the ceiling: half of what the last raise gave.
+func (m *Machine) low() ids.Revision { return ids.Revision(max(ceilingBlock, m.ceiling.block)) / 2 }
 
 func (m *Machine) needed() ids.Revision {
 	n := m.counter
@@ -206,7 +209,7 @@ func (m *Machine) needed() ids.Revision {
 
 // Hungry reports whether Tick would raise the ceiling: the driver calls it soon.
 func (m *Machine) Hungry() bool {
-	return m.phase == phaseServing && m.state.Ceiling-m.counter < ids.Revision(max(ceilingBlock, m.ceiling.block))/2 && (len(m.queue) > 0 || m.ceiling.asked <= m.state.Ceiling)
+	return m.phase == phaseServing && m.state.Ceiling-m.counter < m.low() && (len(m.queue) > 0 || m.ceiling.asked <= m.state.Ceiling)
 }
 
 // Release stops serving for good in this term and returns the command that tells the successor where. ok is false if
@@ -236,3 +239,6 @@ func (m *Machine) ReadConfirmed(n uint64) {
 		m.reads.confirmed = n
 	}
 }
+
+// ReadFailed tells that the read index begun last was not even asked for: it is to begin again.
+func (m *Machine) ReadFailed() { m.reads.begun = m.reads.confirmed }

@@ -224,9 +224,6 @@ func (m *Machine) Serving() (epoch uint64, counter ids.Revision, ok bool) {
 	return m.epoch, m.counter, m.phase == phaseServing
 }
 
-// SetFresh changes what answers carry from now on.
-func (m *Machine) SetFresh(f Fresh) { m.fresh = f }
-
 // Stats returns the counts so far, with the number of sessions and of registered ranges.
 func (m *Machine) Stats() (s Stats, sessions, registered int) {
 	return m.stats, len(m.table.sessions), len(m.table.ranges)

@@ -91,7 +91,6 @@ type lead struct {
 	readEpoch uint64
 	fenced bool
 	inbox  []got
-	appnd  ids.Revision
 	claims []claim
 }
 
