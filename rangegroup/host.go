@@ -53,6 +53,7 @@ type Host struct {
 	readSerial atomic.Uint64
 	gc         *collector
 	rules      rules // all on, but in tests
+	worthwhile worthwhile
 
 	mu struct {
 		sync.RWMutex
@@ -78,7 +79,7 @@ func New(cfg Config, deps Deps) (*Host, error) {
 	}
 	h := &Host{
 		cfg: cfg, engine: deps.Engine, groups: deps.Groups, seq: deps.Sequencer, clock: deps.Clock,
-		metrics: deps.Metrics, log: cfg.Logger,
+		metrics: deps.Metrics, log: cfg.Logger, worthwhile: defaultWorthwhile,
 	}
 	h.leadership = func(r *Replica, s multiraft.Status) {
 		if deps.Leadership != nil {
@@ -198,12 +199,15 @@ func (h *Host) Write(req Request, done func(resp proto.Message, err error)) {
 		return
 	}
 	p := &proposal{op: req.Op, gen: req.Generation, size: size(req.Op), arrived: time.Now(), done: done}
-	if !r.inbox.pushWrite(p) {
+	turn, ok := r.inbox.pushWrite(p)
+	if !ok {
 		h.metrics.overloaded.Inc()
 		done(nil, &ids.UnavailableError{Range: req.Range, Reason: "too many requests are waiting"})
 		return
 	}
-	r.schedule()
+	if turn {
+		r.schedule()
+	}
 }
 
 // Confirm asks for a claim that is at least everything completed before the call, if this node leads the range. done is

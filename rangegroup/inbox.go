@@ -54,22 +54,34 @@ type inbox struct {
 		sync.Mutex
 		events []event
 		closed bool
+		// hold is how many requests the worker lets gather here before it wants a turn for them: while others are in the
+		// lane, fewer are not worth one. 0: every request wants a turn.
+		hold, held int
 		// writes and bytes count what is queued here or waits in the lane without having been appended.
 		writes, bytes int
 	}
 }
 
-// pushWrite queues a request; it returns false if the limits are reached.
-func (b *inbox) pushWrite(p *proposal) bool {
+// pushWrite queues a request; ok is false if the limits are reached. turn says that the worker must be asked for a turn.
+func (b *inbox) pushWrite(p *proposal) (turn, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.mu.closed || b.mu.writes >= inboxWritesMax || b.mu.bytes+p.size > inboxBytesMax {
-		return false
+		return false, false
 	}
+	b.mu.held++
 	b.mu.writes++
 	b.mu.bytes += p.size
 	b.mu.events = append(b.mu.events, event{write: p})
-	return true
+	return b.mu.held >= b.mu.hold, true
+}
+
+// setHold lets up to n requests gather from now on. It reports whether as many wait already.
+func (b *inbox) setHold(n int) (due bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mu.hold = n
+	return b.mu.held > 0 && b.mu.held >= n
 }
 
 // push queues anything that is bounded elsewhere. It returns false after close.
@@ -99,7 +111,7 @@ func (b *inbox) take(spare []event) []event {
 		return spare[:0]
 	}
 	e := b.mu.events
-	b.mu.events = spare[:0]
+	b.mu.events, b.mu.held = spare[:0], 0
 	return e
 }
 

@@ -41,7 +41,7 @@ type segment struct {
 	bytes int
 	// firstSeq is the sequence number of its first mutation; base is the least one that anything in it may refer to.
 	firstSeq, base int64
-	joined         bool
+	answer         *Answer // kept while a segment ahead of it waits for its own
 	// Once appended:
 	appended bool
 	answered bool
@@ -77,6 +77,16 @@ func (l *lane) open() (n int) {
 	return n
 }
 
+// firstOpen returns the first segment that is not appended, or nil.
+func (l *lane) firstOpen() *segment {
+	for _, s := range l.segments {
+		if !s.appended {
+			return s
+		}
+	}
+	return nil
+}
+
 // provisional returns the placeholder for the revision of mutation seq.
 func provisional(seq int64) ids.Revision { return eval.Pending(uint64(seq)) }
 
@@ -109,10 +119,20 @@ func (l *lane) trim() {
 	}
 }
 
+// worthwhile says how many requests must wait before another segment is begun while k are in the lane. An empty lane takes
+// what there is at once; behind others, requests gather until there are enough of them or the lane has drained, which
+// takes a commit. Without this, many ranges with a few clients each would spend their time on entries of one request.
+type worthwhile [segmentsMax]int
+
+var defaultWorthwhile = worthwhile{1, 8, 32, 128}
+
 // evaluate turns the queue's head into one segment. It returns nil if there is nothing to evaluate now.
 func (r *Replica) evaluate(l *lead) *segment {
 	n := &l.lane
 	if len(n.queue) == 0 || n.open() >= segmentsOpenMax || len(n.segments) >= segmentsMax || l.transfer != 0 {
+		return nil
+	}
+	if len(n.queue) < r.host.worthwhile[len(n.segments)] {
 		return nil
 	}
 	if n.undecided && (len(n.segments) > 0 || n.fresh == nil) {

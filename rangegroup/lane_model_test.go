@@ -37,19 +37,27 @@ func (s *fakeSequencer) Known() uint64         { return s.epoch }
 func (s *fakeSequencer) Current() ids.Revision { return s.current }
 func (s *fakeSequencer) Floor() ids.Revision   { return -1 }
 
-func (s *fakeSequencer) answer(err error) bool {
-	if len(s.joins) == 0 {
-		return false
-	}
-	j := s.joins[0]
-	s.joins = s.joins[1:]
+// answer answers one exchange, which up to n joins share: those that want revisions come first.
+func (s *fakeSequencer) answer(err error, n int) bool {
+	joins := s.joins[:min(n, len(s.joins))]
+	s.joins = s.joins[len(joins):]
 	a := Answer{Err: err, Session: 1, Current: s.current, Floor: -1}
-	if err == nil && j.Want > 0 {
-		a.First = s.current + 1
-		s.current += ids.Revision(j.Want)
+	for _, j := range joins {
+		if j.Want > 0 {
+			b := a
+			if err == nil {
+				b.First = s.current + 1
+				s.current += ids.Revision(j.Want)
+			}
+			j.Done(b)
+		}
 	}
-	j.Done(a)
-	return true
+	for _, j := range joins {
+		if j.Want == 0 {
+			j.Done(a)
+		}
+	}
+	return len(joins) > 0
 }
 
 // fakeGroup is a Raft group whose fate the schedule decides.
@@ -131,7 +139,7 @@ func newLaneWorld(t *testing.T, seed int64, ru rules) *laneWorld {
 	w.g = &fakeGroup{first: 11, commit: 10, status: multiraft.Status{Range: 3, Replica: 1, Term: 5}}
 	w.h = &Host{
 		engine: e, seq: w.seq, clock: clock.NewVirtual(1, 0), metrics: NewMetrics(nil),
-		leadership: func(*Replica, multiraft.Status) {}, rules: ru,
+		leadership: func(*Replica, multiraft.Status) {}, rules: ru, worthwhile: worthwhile{1, 1, 1, 1},
 	}
 	w.h.mu.closed = true // no timers: the schedule retries
 	w.h.log = noLog
@@ -254,16 +262,16 @@ func (w *laneWorld) depose() {
 func (w *laneWorld) step() {
 	leads := w.g.status.Role == multiraft.Leader
 	switch p := w.rng.Intn(100); {
-	case p < 30:
+	case p < 35:
 		w.submit()
-	case p < 38:
+	case p < 43:
 		w.confirm()
-	case p < 60:
+	case p < 68:
 		w.r.process(w.g)
 	case p < 80:
-		w.seq.answer(nil)
-	case p < 83:
-		w.seq.answer([]error{errors.New("session lost"), ErrNeedProof}[w.rng.Intn(2)])
+		w.seq.answer(nil, 1+w.rng.Intn(4)*(w.rng.Intn(4)/3))
+	case p < 82:
+		w.seq.answer([]error{errors.New("session lost"), ErrNeedProof}[w.rng.Intn(2)], 1+w.rng.Intn(4))
 	case p < 95:
 		w.commitSome(1 + w.rng.Intn(2))
 	case p < 96:
@@ -314,7 +322,7 @@ func (w *laneWorld) settle() {
 			w.r.lead.retryAt = zeroTime
 		}
 		w.r.process(w.g)
-		for w.seq.answer(nil) {
+		for w.seq.answer(nil, 4) {
 			w.r.process(w.g)
 		}
 		for _, ctx := range w.g.reads {

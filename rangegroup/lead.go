@@ -93,7 +93,6 @@ func (r *Replica) advance(g group, l *lead) {
 
 // join asks for a segment's revisions, and for the confirmation that its answers need.
 func (r *Replica) join(l *lead, s *segment) {
-	s.joined = true
 	r.ask(l, s.want, func(a Answer) *joinAnswer { return &joinAnswer{term: l.term, segment: s, answer: a} })
 }
 
@@ -142,7 +141,7 @@ func (r *Replica) answered(g group, j *joinAnswer) {
 	}
 	switch {
 	case j.segment != nil:
-		r.appendSegment(g, l, j.segment, &j.answer)
+		r.segmentAnswered(g, l, j.segment, &j.answer)
 	case j.waiters != nil:
 		c := Claim{
 			Revision: j.answer.Current, Index: l.last, Generation: r.desc.Generation, Floor: j.answer.Floor,
@@ -204,22 +203,28 @@ func (r *Replica) readState(g group, rs multiraft.ReadState) {
 	g.Schedule()
 }
 
-// appendSegment gives a segment its numbers and appends it as one entry. Segments are answered in order: only the first
-// open one can be meant, or one that was flushed since.
+// segmentAnswered takes the answer for a segment and appends what is at the head of the lane and answered. A segment
+// that wants numbers is answered before one ahead of it that wants none, if they share an exchange; it waits for that.
+func (r *Replica) segmentAnswered(g group, l *lead, s *segment, a *Answer) {
+	if s.appended || !contains(l.lane.segments, s) {
+		return // flushed: its numbers are thrown away
+	}
+	s.answer = a
+	for {
+		next := l.lane.firstOpen()
+		if next == nil || next.answer == nil {
+			return
+		}
+		r.appendSegment(g, l, next, next.answer)
+		if !next.appended {
+			return
+		}
+	}
+}
+
+// appendSegment gives the first open segment its numbers and appends it as one entry.
 func (r *Replica) appendSegment(g group, l *lead, s *segment, a *Answer) {
 	n := &l.lane
-	for _, o := range n.segments {
-		if o.appended {
-			continue
-		}
-		if o != s {
-			return // flushed: its numbers are thrown away
-		}
-		break
-	}
-	if !s.joined || s.appended || !contains(n.segments, s) {
-		return
-	}
 	if a.First > 0 && a.First <= n.lastRev {
 		panic("rangegroup: the sequencer issued a revision below one that this leader appended")
 	}

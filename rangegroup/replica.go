@@ -103,11 +103,24 @@ func (r *Replica) process(g group) {
 		if l := r.lead; l != nil {
 			r.advance(g, l)
 		}
-		if !more {
+		if !more && !r.hold() {
 			break
 		}
 	}
 	r.settleLimits()
+}
+
+// hold tells the inbox how many requests are worth a turn now, and reports whether as many wait already.
+func (r *Replica) hold() (due bool) {
+	n := 0
+	if l := r.serving(); l != nil && l.ready {
+		if k := len(l.lane.segments); k == segmentsMax {
+			n = inboxWritesMax
+		} else if k > 0 {
+			n = max(0, r.host.worthwhile[k]-len(l.lane.queue))
+		}
+	}
+	return r.inbox.setHold(n)
 }
 
 func (r *Replica) handle(g group, e *event) {
@@ -194,6 +207,9 @@ func (r *Replica) changed(s multiraft.Status) {
 		r.startLeading(s)
 	}
 	r.host.leadership(r, s)
+	if r.hold() {
+		r.schedule() // they wait for nothing here any more
+	}
 	r.settleLimits()
 }
 
@@ -223,9 +239,12 @@ func (r *Replica) apply(g group, entries []*raftpb.Entry) error {
 		if last.GetTerm() == l.term {
 			l.ready, l.last = true, max(l.last, last.GetIndex())
 		}
-		if !l.lane.empty() || len(l.confirms) > 0 || l.transfer != 0 {
+		if len(l.lane.queue) > 0 || len(l.confirms) > 0 || l.transfer != 0 {
 			g.Schedule()
 		}
+	}
+	if r.hold() {
+		g.Schedule()
 	}
 	r.settleLimits()
 	return nil
