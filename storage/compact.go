@@ -8,5 +8,5 @@ func (e *Engine) Compact(ctx context.Context) error {
 	if err := e.Flush(); err != nil {
 		return err
 	}
-	return e.wrap(e.db.Compact(ctx, []byte{0}, []byte{0xff}, false))
+	return e.wrap(e.db.Compact(ctx, []byte{0}, []byte{0xff, 0}, false))
 }

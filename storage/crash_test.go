@@ -141,8 +141,8 @@ type crashRun struct {
 	mu      sync.Mutex
 	want    []string // the model after each step; step 0 is the empty engine
 	names   []string
-	marked  []bool   // the step wrote its number in its batch
-	durable int      // last step known to be on the disk
+	marked  []bool // the step wrote its number in its batch
+	durable int    // last step known to be on the disk
 	clones  []crashClone
 }
 

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strconv"
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/atomicfs"
 )
 
 // creatingName is a file that is there from before the engine's first file until the first Open is done. A power failure
@@ -63,6 +65,12 @@ func (e *Engine) prepareDir() error {
 	}
 	if creating {
 		return e.emptyDir(names)
+	}
+	// Pebble names its own format in a marker file; it says "unknown" only in a text.
+	if v, err := atomicfs.ReadMarker(e.fs, e.dir, "format-version"); err == nil && v != "" {
+		if found, err := strconv.ParseUint(v, 10, 64); err == nil && found > uint64(pebble.FormatNewest) {
+			return &FormatError{Dir: e.dir, Cause: fmt.Errorf("Pebble format %d", found)}
+		}
 	}
 	desc, err := pebble.Peek(e.dir, e.fs)
 	switch {

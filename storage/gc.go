@@ -86,20 +86,18 @@ func (g *gc) run(ctx context.Context, v *View, candidates *pebble.Iterator, from
 // what a compaction would gain.
 func (g *gc) collect(it *pebble.Iterator, key []byte) error {
 	g.seek = appendVersionKey(g.seek[:0], key, g.to)
-	last := true
-	for ok := it.SeekPrefixGE(g.seek); ok; ok = it.Next() {
-		record, err := it.ValueAndErr()
-		if err != nil {
-			return err
-		}
+	for ok, last := it.SeekPrefixGE(g.seek), true; ok; ok, last = it.Next(), false {
+		value := it.LazyValue()
 		if last {
-			last = false
-			_, rev, _ := splitVersionKey(it.Key())
-			if !isTombstone(record) || rev == g.to {
+			record, _, err := value.Value(nil)
+			if err != nil {
+				return err
+			}
+			if _, rev, _ := splitVersionKey(it.Key()); !isTombstone(record) || rev == g.to {
 				continue
 			}
 		}
-		if err := g.b.pb.DeleteSized(it.Key(), uint32(len(record)), nil); err != nil {
+		if err := g.b.pb.DeleteSized(it.Key(), uint32(value.Len()), nil); err != nil {
 			return err
 		}
 		g.removed++

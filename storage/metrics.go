@@ -45,7 +45,7 @@ func (e *Engine) metrics(m *pebble.Metrics) Metrics {
 		CompactionsRunning:  m.Compact.NumInProgress,
 		CompactionDebtBytes: m.Compact.EstimatedDebt,
 		CompactedBytes:      total.TableBytesCompacted,
-		FlushedBytes:        total.TableBytesFlushed,
+		FlushedBytes:        m.Levels[0].TableBytesFlushed, // the total would count the WAL too
 		IngestedBytes:       total.TableBytesIngested,
 		WALWritten:          m.WAL.BytesWritten,
 		L0Files:             m.Levels[0].TablesCount,

@@ -82,10 +82,6 @@ func Open(cfg Config) (*Engine, error) {
 
 // openError sorts what pebble.Open returned.
 func (e *Engine) openError(err error) error {
-	if desc, peekErr := pebble.Peek(e.dir, e.fs); peekErr == nil && desc.Exists &&
-		desc.FormatMajorVersion > pebble.FormatNewest {
-		return &FormatError{Dir: e.dir, Cause: err}
-	}
 	switch {
 	case pebble.IsCorruptionError(err), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, fs.ErrNotExist):
 		return &CorruptError{Dir: e.dir, Cause: err}

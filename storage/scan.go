@@ -98,41 +98,80 @@ func (v *View) scanForward(it *pebble.Iterator, at ids.Revision,
 	return nil
 }
 
-// scanReverse stands on the oldest version of a key, seeks the one that counts, and goes before the key.
+// scanReverse goes over each key's versions from the oldest up, keeps the last one that counts, and hands it over when
+// it stands before the key.
 func (v *View) scanReverse(it *pebble.Iterator, at ids.Revision,
 	fn func(key []byte, rev ids.Revision, record []byte) (bool, error),
 ) error {
-	var seek, prefix []byte
-	for ok := it.Last(); ok; ok = it.SeekLT(prefix) {
-		key, rev, valid := splitVersionKey(it.Key())
-		if !valid {
-			return v.e.corrupt("bad version key %x", it.Key())
-		}
-		prefix = appendPrefix(prefix[:0], key)
-		if rev > at {
-			continue // even the oldest is too new
-		}
-		seek = appendVersionKey(seek[:0], key, at)
-		if !it.SeekGE(seek) {
-			return v.lost(it, key)
-		}
-		key, rev, valid = splitVersionKey(it.Key())
-		if !valid || !bytes.Equal(key, prefix[:len(prefix)-1]) {
-			return v.lost(it, key)
-		}
-		record, err := it.ValueAndErr()
-		if err != nil {
+	var r reverseKey
+	for ok := it.Last(); ok; {
+		var err error
+		if ok, err = r.collect(v, it, at); err != nil {
 			return err
 		}
-		if isTombstone(record) {
+		if r.rev == 0 || isTombstone(r.record) {
 			continue
 		}
-		more, err := fn(key, rev, record)
+		more, err := fn(r.prefix[:len(r.prefix)-1], r.rev, r.record)
 		if err != nil || !more {
 			return err
 		}
 	}
 	return nil
+}
+
+// reverseKey is the version of one key that counts, copied, since the iterator has left it.
+type reverseKey struct {
+	prefix, record, seek []byte
+	rev                  ids.Revision // 0: all versions are too new
+}
+
+// collect starts at a key's oldest version and leaves the iterator before the key, ok=false at the end of the span.
+func (r *reverseKey) collect(v *View, it *pebble.Iterator, at ids.Revision) (ok bool, err error) {
+	r.rev = 0
+	for steps := 0; ; steps++ {
+		key, rev, valid := splitVersionKey(it.Key())
+		if !valid {
+			return false, v.e.corrupt("bad version key %x", it.Key())
+		}
+		if steps == 0 {
+			r.prefix = appendPrefix(r.prefix[:0], key)
+		} else if !bytes.Equal(key, r.prefix[:len(r.prefix)-1]) {
+			return true, nil
+		}
+		if rev > at {
+			return it.SeekLT(r.prefix), it.Error()
+		}
+		record, err := it.ValueAndErr()
+		if err != nil {
+			return false, err
+		}
+		r.rev, r.record = rev, append(r.record[:0], record...)
+		if steps == stepsBeforeSeek {
+			return r.jump(v, it, at)
+		}
+		if !it.Prev() {
+			return false, it.Error()
+		}
+	}
+}
+
+// jump seeks the version that counts instead of stepping to it.
+func (r *reverseKey) jump(v *View, it *pebble.Iterator, at ids.Revision) (ok bool, err error) {
+	r.seek = appendVersionKey(r.seek[:0], r.prefix[:len(r.prefix)-1], at)
+	if !it.SeekGE(r.seek) {
+		return false, v.lost(it, r.prefix)
+	}
+	key, rev, valid := splitVersionKey(it.Key())
+	if !valid || !bytes.Equal(key, r.prefix[:len(r.prefix)-1]) {
+		return false, v.lost(it, r.prefix)
+	}
+	record, err := it.ValueAndErr()
+	if err != nil {
+		return false, err
+	}
+	r.rev, r.record = rev, append(r.record[:0], record...)
+	return it.SeekLT(r.prefix), it.Error()
 }
 
 // lost is the error of a seek that misses a version which was just there.
