@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -241,6 +242,9 @@ func (c *Cluster) Logf(format string, args ...any) { c.logs.logger(0).Sugar().In
 func (c *Cluster) Close() { c.ended.Do(c.close) }
 
 func (c *Cluster) close() {
+	if c.t.Failed() {
+		c.t.Logf("sim: the replicas of the nodes that are up, at the end:\n%s", c.describe())
+	}
 	c.mu.Lock()
 	clients := c.mu.clients
 	c.mu.Unlock()
@@ -260,6 +264,24 @@ func (c *Cluster) close() {
 	c.wg.Wait()
 	c.net.Close()
 	c.logs.finish(c.t)
+}
+
+// describe says what every replica thinks of its group.
+func (c *Cluster) describe() string {
+	var b strings.Builder
+	for _, n := range c.nodes {
+		p := n.Process()
+		if p == nil {
+			continue
+		}
+		fmt.Fprintf(&b, "  node %d (%v), sequencer %v\n", n.index, n.id, p.Sequencer())
+		for _, s := range p.Statuses() {
+			r := s.Raft
+			fmt.Fprintf(&b, "    range %d: role %d term %d leader %v commit %d applied %d last %d resolved %d asleep %v\n",
+				s.Descriptor.ID, r.Role, r.Term, s.Leader, r.Commit, r.Applied, r.Last, s.Resolved, r.Asleep)
+		}
+	}
+	return b.String()
 }
 
 // ID is the node's id.
