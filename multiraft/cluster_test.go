@@ -249,10 +249,16 @@ type testNode struct {
 	engine      *storage.Engine
 	host        *Host
 	machines    map[ids.RangeID]*machine
-	raftFrames  atomic.Int64 // received
+	disk        func(vfs.FS) vfs.FS // what the engine gets instead of fs
+	wrap        func(transport.Transport) transport.Transport
 }
 
 func newCluster(t testing.TB, nodes, ranges int, opt simnet.Options) *cluster {
+	return newClusterWith(t, nodes, ranges, opt, func(*testNode) {})
+}
+
+// newClusterWith lets adjust change each node before it starts.
+func newClusterWith(t testing.TB, nodes, ranges int, opt simnet.Options, adjust func(*testNode)) *cluster {
 	opt.LivenessTimeout = time.Second
 	c := &cluster{t: t, net: simnet.New(opt), oracle: newOracle(), random: rand.New(rand.NewPCG(uint64(opt.Seed), 1))}
 	for i := range ranges {
@@ -263,6 +269,7 @@ func newCluster(t testing.TB, nodes, ranges int, opt simnet.Options) *cluster {
 		if _, ok := t.(*testing.B); ok {
 			n.fs, c.quiet = vfs.NewMem(), true
 		}
+		adjust(n)
 		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
@@ -294,7 +301,11 @@ func (c *cluster) initial(r ids.RangeID, n ids.NodeID) storage.RangeState {
 
 func (n *testNode) open() {
 	var err error
-	n.engine, err = storage.Open(storage.Config{Dir: "data", FS: n.fs, CacheBytes: 4 << 20, MemTableBytes: 4 << 20})
+	fs := vfs.FS(n.fs)
+	if n.disk != nil {
+		fs = n.disk(fs)
+	}
+	n.engine, err = storage.Open(storage.Config{Dir: "data", FS: fs, CacheBytes: 4 << 20, MemTableBytes: 4 << 20})
 	if err != nil {
 		n.c.t.Fatal(err)
 	}
@@ -324,8 +335,12 @@ func (n *testNode) start() {
 			logger = zaptest.NewLogger(tt, zaptest.Level(zap.InfoLevel)).With(zap.Uint64("node", uint64(n.id)))
 		}
 	}
+	var net transport.Transport = n.net
+	if n.wrap != nil {
+		net = n.wrap(net)
+	}
 	h, err := New(Config{
-		Node: n.id, Engine: n.engine, Transport: n.net, Workers: 2, Seed: int64(n.id), Logger: logger,
+		Node: n.id, Engine: n.engine, Transport: net, Workers: 2, Seed: int64(n.id), Logger: logger,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/pontoon-kv/pontoon/multiraft/transport/simnet"
 	"github.com/pontoon-kv/pontoon/proto/ids"
 	"github.com/pontoon-kv/pontoon/storage"
@@ -71,11 +72,16 @@ func TestLogIsTruncated(t *testing.T) {
 	})
 }
 
+// slowImports makes the tables of snapshots slow to write, so that appends come while one is being installed.
+func slowImports(n *testNode) {
+	n.disk = func(fs vfs.FS) vfs.FS { return slow(fs, "import", 30*time.Millisecond) }
+}
+
 // TestSnapshotCatchesUp takes a node away until the log that it misses is gone, with large ranges, and lets it return
 // while writes go on.
 func TestSnapshotCatchesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3, 8, simnet.Options{Seed: 1, Delay: time.Millisecond})
+		c := newClusterWith(t, 3, 8, simnet.Options{Seed: 1, Delay: time.Millisecond}, slowImports)
 		defer c.close()
 		ballast := make([]byte, 2<<20)
 		c.ballast.Store(&ballast)
@@ -116,7 +122,8 @@ func TestSnapshotSurvivesFaults(t *testing.T) {
 	seed := time.Now().UnixNano()
 	t.Logf("seed %d", seed)
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3, 6, simnet.Options{Seed: seed, Delay: 3 * time.Millisecond, Jitter: 5 * time.Millisecond})
+		c := newClusterWith(t, 3, 6,
+			simnet.Options{Seed: seed, Delay: 3 * time.Millisecond, Jitter: 5 * time.Millisecond}, slowImports)
 		defer c.close()
 		ballast := make([]byte, 1<<20)
 		c.ballast.Store(&ballast)
