@@ -87,7 +87,7 @@ func (b *Batch) Commit(sync bool) error {
 		return b.pb.Commit(pebble.Sync)
 	})
 	if err == nil {
-		b.e.syncs.observe(time.Since(start))
+		b.e.observeSync(time.Since(start))
 	}
 	return err
 }

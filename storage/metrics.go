@@ -79,6 +79,13 @@ func (e *Engine) SpanBytes(span ids.Span) (uint64, error) {
 	return n, e.wrap(err)
 }
 
+func (e *Engine) observeSync(d time.Duration) {
+	e.syncs.observe(d)
+	if e.collector != nil {
+		e.collector.syncs.Observe(d.Seconds())
+	}
+}
+
 // SyncLatency returns the median and the 99th percentile of synced commits in the last half to whole minute.
 func (e *Engine) SyncLatency() (p50, p99 time.Duration) {
 	return e.syncs.quantiles()
@@ -153,7 +160,7 @@ func bucketTop(i int) time.Duration { return time.Duration(i%8+9) << (i / 8) }
 type collector struct {
 	e      *Engine
 	series []series
-	fsync  bool
+	syncs  prometheus.Histogram
 }
 
 type series struct {
@@ -165,6 +172,10 @@ type series struct {
 func newCollector(e *Engine, name string) *collector {
 	c := &collector{e: e}
 	labels := prometheus.Labels{"engine": name}
+	c.syncs = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "pontoon_storage_sync_duration_seconds", Help: "Duration of synced commits.", ConstLabels: labels,
+		Buckets: prometheus.ExponentialBuckets(50e-6, 2, 17), // 50 µs … 3.3 s
+	})
 	add := func(kind prometheus.ValueType, name, help string, get func(m *Metrics) float64) {
 		c.series = append(c.series, series{
 			desc: prometheus.NewDesc("pontoon_storage_"+name, help, nil, labels), kind: kind, get: get,
@@ -197,6 +208,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, s := range c.series {
 		ch <- s.desc
 	}
+	c.syncs.Describe(ch)
 }
 
 func (c *collector) Collect(ch chan<- prometheus.Metric) {
@@ -204,4 +216,5 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.series {
 		ch <- prometheus.MustNewConstMetric(s.desc, s.kind, s.get(&m))
 	}
+	c.syncs.Collect(ch)
 }

@@ -29,7 +29,7 @@ type Engine struct {
 	delay    func() // Config.SyncDelay, or nil
 
 	registerer prometheus.Registerer
-	collector  prometheus.Collector
+	collector  *collector
 
 	syncs   syncWindow
 	imports atomic.Uint64 // names the directories of imports
