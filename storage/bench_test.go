@@ -89,7 +89,10 @@ func BenchmarkRead(b *testing.B) {
 			v.Close()
 		}
 		latest := func(v *View, key []byte) (bool, error) { _, ok, err := v.Latest(key); return ok, err }
-		get := func(v *View, key []byte) (bool, error) { _, ok, err := v.Get(key, 1<<50, ScanOptions{}); return ok, err }
+		get := func(v *View, key []byte) (bool, error) {
+			_, ok, err := v.Get(key, 1<<50, ScanOptions{})
+			return ok, err
+		}
 		b.Run(name+"/latest-hit", func(b *testing.B) { point(b, latest, false) })
 		b.Run(name+"/latest-miss", func(b *testing.B) { point(b, latest, true) })
 		b.Run(name+"/get", func(b *testing.B) { point(b, get, false) })
