@@ -27,7 +27,8 @@ type Config struct {
 	SnapshotBytesPerSecond int64
 	// AcceptSnapshot decides about a snapshot for a range of which this node has no replica: it returns the state
 	// machine of the replica to be made, or an error that refuses. Without it all such snapshots are refused. It is
-	// called before any data comes, and must not block; Restored is the state machine's first call. Descriptor, Replica, ConfState and Applied are set.
+	// called before any data comes, with Descriptor, Replica, ConfState and Applied set, and must not block; Restored is
+	// the state machine's first call.
 	AcceptSnapshot func(storage.RangeState) (StateMachine, error)
 	Logger         *zap.Logger
 	// Registerer takes the metrics; several hosts of one process wrap theirs with a label each. nil: no metrics.
