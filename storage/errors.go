@@ -11,7 +11,7 @@ import (
 // ErrNoSpace is wrapped by what Commit returns when the file system is full. The engine needs a restart then.
 var ErrNoSpace = errors.New("no space left on the file system of the data directory: free space and start again")
 
-// ErrClosed is returned by calls on a closed engine.
+// ErrClosed is returned by Commit on a closed engine. Other calls must not follow Close: Pebble panics.
 var ErrClosed = errors.New("storage: engine is closed")
 
 // FormatError says that a directory was written by a newer build.

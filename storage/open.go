@@ -166,6 +166,10 @@ func (e *Engine) guard(write func() error) (err error) {
 			if !ok {
 				cause = fmt.Errorf("%v", p)
 			}
+			if errors.Is(cause, pebble.ErrClosed) {
+				err = ErrClosed
+				return
+			}
 			e.fail(cause)
 			err = e.Err()
 		}

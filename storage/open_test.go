@@ -35,9 +35,15 @@ func TestOpenLocked(t *testing.T) {
 		if !errors.As(err, &locked) || !strings.Contains(err.Error(), cfg.Dir) {
 			t.Errorf("%s: second open: %v", name, err)
 		}
+		b := e.NewBatch()
+		b.SetApplied(3, Applied{})
 		if err := errors.Join(e.Close(), e.Close()); err != nil {
 			t.Error(err)
 		}
+		if err := b.Commit(true); !errors.Is(err, ErrClosed) || e.Err() != nil {
+			t.Errorf("commit to a closed engine: %v, %v", err, e.Err())
+		}
+		b.Close()
 		e, err = Open(cfg)
 		if err != nil {
 			t.Fatal(err)
