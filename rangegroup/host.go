@@ -298,9 +298,9 @@ func (h *Host) Transfer(id ids.RangeID, to ids.NodeID) {
 		return
 	}
 	ok := r.inbox.push(event{run: func(r *Replica) {
-		if l := r.serving(); l != nil && l.transfer == 0 {
+		if l := r.serving(); l != nil && l.transfer == 0 && time.Now().After(l.noTransferBefore) {
 			if rep, found := r.desc.On(to); found && !rep.Learner && rep.Replica != r.replica {
-				l.transfer, l.transferBy = rep.Replica, time.Now().Add(time.Second)
+				l.transfer, l.transferBy = rep.Replica, time.Now().Add(transferMax)
 			}
 		}
 	}})

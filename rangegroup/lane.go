@@ -24,6 +24,11 @@ const (
 	segmentBytesMax  = 1 << 20
 	proposalAgeMax   = 5 * time.Second // in the queue; the router has given up by then
 	refusedRetryWait = 10 * time.Millisecond
+	// A transfer of leadership stops the lane for at most transferMax. One that failed, say because the other replica
+	// still waits for a snapshot, is tried again after transferPause.
+	transferMax       = time.Second
+	transferPause     = 5 * time.Second
+	transferPokeEvery = 50 * time.Millisecond
 )
 
 // item is one evaluated request.

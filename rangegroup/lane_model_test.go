@@ -68,10 +68,12 @@ type fakeGroup struct {
 	commit uint64
 	refuse bool
 	reads  []string
+
+	scheduled bool
 }
 
 func (g *fakeGroup) Status() multiraft.Status     { return g.status }
-func (g *fakeGroup) Schedule()                    {}
+func (g *fakeGroup) Schedule()                    { g.scheduled = true }
 func (g *fakeGroup) TransferLeader(ids.ReplicaID) {}
 func (g *fakeGroup) last() uint64                 { return g.first + uint64(len(g.log)) - 1 }
 
@@ -448,6 +450,33 @@ func mutated(m proto.Message) bool {
 		}
 	}
 	return false
+}
+
+// TestFailedTransfer: what waited for a transfer of leadership that came to nothing is served without anything else
+// happening, and the next transfer leaves time for it.
+func TestFailedTransfer(t *testing.T) {
+	w := newLaneWorld(t, 1, rules{})
+	w.elect()
+	w.commitSome(1)
+	l := w.r.lead
+	l.transfer, l.transferBy = 2, now().Add(transferMax)
+	w.submit()
+	w.r.process(w.g)
+	if len(w.seq.joins) > 0 {
+		t.Fatal("a request was taken on in the middle of a transfer")
+	}
+	l.transferBy = now().Add(-1)
+	w.r.process(w.g) // the timer
+	if !w.g.scheduled {
+		t.Fatal("nobody will look at what waits")
+	}
+	w.r.process(w.g)
+	if len(w.seq.joins) != 1 {
+		t.Fatalf("%d joins after the transfer failed, want 1", len(w.seq.joins))
+	}
+	if !l.noTransferBefore.After(now()) {
+		t.Error("the next transfer may begin at once")
+	}
 }
 
 func TestLaneModel(t *testing.T) {

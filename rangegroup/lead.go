@@ -30,8 +30,10 @@ type lead struct {
 	freshAsk  bool            // an exchange for an undecided request is under way
 	retryAt   time.Time       // no exchange before this, after a refusal
 	// transfer is the replica that leadership goes to once the lane is empty; 0: none.
-	transfer   ids.ReplicaID
-	transferBy time.Time
+	transfer         ids.ReplicaID
+	transferBy       time.Time // when it is given up
+	transferPoke     time.Time // when to look at it again
+	noTransferBefore time.Time // after one that failed
 }
 
 // orphan is an appended request whose leader's term ended before it was committed here. Its fate is in the log: the same
@@ -301,12 +303,18 @@ func (r *Replica) maybeTransfer(g group, l *lead) {
 	if l.transfer == 0 {
 		return
 	}
-	if time.Now().After(l.transferBy) {
-		l.transfer = 0
+	now := time.Now()
+	if now.After(l.transferBy) {
+		// The other replica did not take over. What waits is served here, and the next attempt leaves time for that.
+		l.transfer, l.noTransferBefore = 0, now.Add(transferPause)
+		g.Schedule()
 		return
 	}
 	if len(l.lane.segments) == 0 {
 		g.TransferLeader(l.transfer)
 	}
-	r.host.after(50*time.Millisecond, r.schedule) // until it happened or its time is up
+	if now.After(l.transferPoke) {
+		l.transferPoke = now.Add(transferPokeEvery)
+		r.host.after(transferPokeEvery+time.Millisecond, r.schedule) // until it happened or its time is up
+	}
 }
