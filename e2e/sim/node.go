@@ -35,6 +35,10 @@ type Node struct {
 type process struct {
 	node *node.Node
 	dead chan struct{} // closed when it is killed: nothing that it still does reaches anybody
+	// calls are the requests that it serves, all under ctx: as in a server, they end before the node is closed.
+	calls  sync.WaitGroup
+	ctx    context.Context
+	cancel context.CancelFunc
 
 	failed chan struct{} // closed when the node says that it is useless
 	err    error         // why; set before failed is closed
@@ -59,6 +63,7 @@ func (n *Node) boot(mayFail bool) error {
 		return err
 	}
 	p := &process{node: made, dead: make(chan struct{}), failed: make(chan struct{})}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	if err := made.Start(context.Background()); err != nil {
 		return errors.Join(err, made.Close())
 	}
@@ -106,6 +111,13 @@ func (n *Node) Process() *node.Node {
 	return nil
 }
 
+// close ends the process's requests and then the process.
+func (p *process) close() error {
+	p.cancel()
+	p.calls.Wait()
+	return p.node.Close()
+}
+
 // take removes the process and marks it dead: from here on nobody hears from it.
 func (n *Node) take() *process {
 	n.mu.Lock()
@@ -144,18 +156,16 @@ func (n *Node) crash(cfg vfs.CrashCloneCfg) {
 	n.mu.Lock()
 	n.fs = n.fs.CrashClone(cfg)
 	n.mu.Unlock()
-	n.c.wg.Go(func() { _ = p.node.Close() })
+	n.c.wg.Go(func() { _ = p.close() })
 }
 
 // Stop ends the process cleanly and waits.
 func (n *Node) Stop() error {
-	p := n.process()
+	p := n.take()
 	if p == nil {
 		return nil
 	}
-	err := p.node.Close()
-	n.take()
-	return err
+	return p.close()
 }
 
 // Wipe replaces the disk of a node that is down by an empty one and returns how to put the old one back.
@@ -219,11 +229,15 @@ func (n *Node) resume() bool {
 	return true
 }
 
-// gate waits while the node is suspended and returns the process that serves then.
-func (n *Node) gate(ctx context.Context) (*process, error) {
+// gate waits while the node is suspended and returns the process that serves then. If enter is set, one more of its
+// calls is under way.
+func (n *Node) gate(ctx context.Context, enter bool) (*process, error) {
 	for {
 		n.mu.Lock()
 		p, suspended := n.proc, n.suspended
+		if enter && p != nil && suspended == nil {
+			p.calls.Add(1)
+		}
 		n.mu.Unlock()
 		switch {
 		case p == nil:

@@ -17,13 +17,17 @@ func call[T any](ctx context.Context, n *Node, f func(context.Context, *node.Nod
 		err  error
 	}
 	var none T
-	p, err := n.gate(ctx)
+	p, err := n.gate(ctx, true)
 	if err != nil {
 		return none, err
 	}
 	ch := make(chan answer, 1)
+	serving, cancel := context.WithCancel(ctx)
+	defer context.AfterFunc(p.ctx, cancel)()
+	defer cancel()
 	n.c.wg.Go(func() {
-		resp, err := f(ctx, p.node)
+		defer p.calls.Done()
+		resp, err := f(serving, p.node)
 		ch <- answer{resp, err}
 	})
 	select {
@@ -32,7 +36,7 @@ func call[T any](ctx context.Context, n *Node, f func(context.Context, *node.Nod
 	case <-ctx.Done():
 		return none, status.FromContextError(ctx.Err()).Err()
 	case a := <-ch:
-		switch q, err := n.gate(ctx); {
+		switch q, err := n.gate(ctx, false); {
 		case err != nil && status.Code(err) != codes.Unavailable:
 			return none, err
 		case q != p:
