@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/pontoon-kv/pontoon/multiraft"
@@ -20,13 +21,15 @@ const (
 )
 
 // runLeaders follows the leader policy. Gathered: leaders belong on the sequencer's node, where an exchange is a
-// function call; whoever leads elsewhere and could hand over to that node does.
+// function call; whoever leads elsewhere and could hand over to that node does. Spread: each range has a node where it
+// belongs, by its id, among those that live.
 func (n *Node) runLeaders(ctx context.Context) {
-	if n.cfg.LeaderPolicy != LeadersGathered {
-		return
-	}
 	settled, since := ids.NodeID(0), time.Now()
 	for sleep(ctx, leadersPeriod) {
+		if n.cfg.LeaderPolicy == LeadersSpread {
+			n.handOver(n.spreadTo, transfersMax)
+			continue
+		}
 		s := n.client.SequencerNode()
 		if s != settled {
 			settled, since = s, time.Now()
@@ -34,26 +37,37 @@ func (n *Node) runLeaders(ctx context.Context) {
 		if s == 0 || s == n.id.Node || time.Since(since) < n.cfg.ElectionTimeout || !n.net.Alive(s) {
 			continue
 		}
-		n.handOver(s, transfersMax)
+		n.handOver(func(*ids.Descriptor) ids.NodeID { return s }, transfersMax)
 	}
 }
 
-// handOver asks up to limit ranges led here to move to a node that has a replica of them. It returns how many.
-func (n *Node) handOver(to ids.NodeID, limit int) int {
-	k := 0
+// spreadTo is the node where a range's leader belongs when leaders are spread.
+func (n *Node) spreadTo(d *ids.Descriptor) ids.NodeID {
+	var live []ids.NodeID
+	for _, r := range d.Replicas {
+		if !r.Learner && (r.Node == n.id.Node || n.net.Alive(r.Node)) {
+			live = append(live, r.Node)
+		}
+	}
+	slices.Sort(live)
+	return live[int(uint64(d.ID)%uint64(len(live)))]
+}
+
+// handOver asks up to limit ranges led here to move to the node that to names, if that is another one with a replica.
+func (n *Node) handOver(to func(*ids.Descriptor) ids.NodeID, limit int) {
 	for _, s := range n.ranges.Statuses() {
-		if k >= limit {
-			break
+		if limit <= 0 {
+			return
 		}
 		if s.Raft.Role != multiraft.Leader {
 			continue
 		}
-		if r, ok := s.Descriptor.On(to); ok && !r.Learner {
-			n.ranges.Transfer(s.Descriptor.ID, to)
-			k++
+		target := to(s.Descriptor)
+		if r, ok := s.Descriptor.On(target); ok && !r.Learner && target != n.id.Node {
+			n.ranges.Transfer(s.Descriptor.ID, target)
+			limit--
 		}
 	}
-	return k
 }
 
 // leaveLeaders hands every leadership to some live node before this one stops, for at most an election timeout.
