@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/pontoon-kv/pontoon/multiraft/transport/grpcnet"
+	"github.com/pontoon-kv/pontoon/proto/ids"
 )
 
 // newGRPCTransport is the transport of real nodes: gRPC over the first peer listener.
@@ -22,7 +23,7 @@ func (n *Node) newGRPCTransport(p TransportParams) (PeerTransport, error) {
 	}
 	cfg := grpcnet.Config{
 		ClusterID: p.ClusterID, Self: p.Self, DiskID: p.DiskID, Incarnation: p.Incarnation,
-		Listener: c.PeerListeners[0], Resolve: p.Resolve, CheckPeer: p.CheckPeer,
+		Listener: c.PeerListeners[0], Resolve: p.Resolve, CheckPeer: p.CheckPeer, OnRefused: n.refused,
 		LivenessTimeout: p.LivenessTimeout, Logger: n.log, Registerer: c.Registerer,
 	}
 	if l, ok := c.PeerListeners[0].(*Listener); ok && l.Secure() {
@@ -48,4 +49,19 @@ func withHTTP2(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	c.NextProtos = []string{"h2"}
 	return c
+}
+
+// refused is told that another node refuses this one. While it starts, and a majority does so, it will never get in: it
+// says why and ends, rather than wait for ever.
+func (n *Node) refused(by ids.NodeID, reason string) {
+	n.refusals.mu.Lock()
+	if n.refusals.by == nil {
+		n.refusals.by = make(map[ids.NodeID]bool)
+	}
+	n.refusals.by[by] = true
+	k := len(n.refusals.by)
+	n.refusals.mu.Unlock()
+	if !n.isReady() && k > len(n.id.Members)/2 {
+		n.fail(fmt.Errorf("the cluster refuses this node: %s", reason))
+	}
 }

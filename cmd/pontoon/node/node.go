@@ -38,7 +38,11 @@ type Node struct {
 	ranges      *rangegroup.Host
 	front       *front
 
-	peers peers
+	peers    peers
+	refusals struct { // of other nodes, while this one starts
+		mu sync.Mutex
+		by map[ids.NodeID]bool // guarded by mu
+	}
 
 	run struct { // background loops
 		ctx    context.Context

@@ -33,6 +33,9 @@ type Config struct {
 	// CheckPeer says whether a node with this disk id may talk to us; the error names the reason and the remedy, for
 	// the logs of both sides. It must not block. Nil accepts all.
 	CheckPeer func(node ids.NodeID, disk uint64) error
+	// OnRefused, if set, is told when another node refuses this one, and why; at most once a minute for the same reason.
+	// It must not block.
+	OnRefused func(by ids.NodeID, reason string)
 	// ServerTLS and ClientTLS switch to TLS; both or none.
 	ServerTLS, ClientTLS *tls.Config
 

@@ -102,7 +102,7 @@ func (l *link) shakeHands(ctx context.Context, s *stream) error {
 		return errors.New("the answer does not begin with a hello")
 	}
 	if h.GetRefused() != "" {
-		l.p.logRefusal("another node refuses this one", h.GetRefused())
+		l.p.refusedUs(h.GetRefused())
 		return &refusal{fmt.Sprintf("node %v: %s", l.p.id, h.GetRefused())}
 	}
 	if reason := t.judge(h, l.p.id); reason != "" {

@@ -96,7 +96,7 @@ func (in *inbound) read() error {
 			return context.Cause(in.ctx)
 		}
 		if f.hello.GetRefused() != "" {
-			in.p.logRefusal("another node refuses this one", f.hello.GetRefused())
+			in.p.refusedUs(f.hello.GetRefused())
 			return errors.New("refused")
 		}
 		in.p.noteHeard()

@@ -111,8 +111,15 @@ func (p *peer) dropInbound(in *inbound) {
 	p.mu.Unlock()
 }
 
-// logRefusal tells of a refused stream, once a minute for the same reason.
-func (p *peer) logRefusal(msg, reason string) {
+// refusedUs tells of a stream that the other node refused.
+func (p *peer) refusedUs(reason string) {
+	if p.logRefusal("another node refuses this one", reason) && p.t.cfg.OnRefused != nil {
+		p.t.finisher.Do(func() { p.t.cfg.OnRefused(p.id, reason) })
+	}
+}
+
+// logRefusal tells of a refused stream, once a minute for the same reason. It reports whether it did.
+func (p *peer) logRefusal(msg, reason string) bool {
 	p.mu.Lock()
 	again := p.mu.refusal == msg+reason && time.Since(p.mu.refusalAt) < time.Minute
 	if !again {
@@ -122,6 +129,7 @@ func (p *peer) logRefusal(msg, reason string) {
 	if !again {
 		p.t.log.Error(msg, zap.Stringer("node", p.id), zap.String("reason", reason))
 	}
+	return !again
 }
 
 // checkLiveness is called every fifth of the liveness timeout.
