@@ -39,6 +39,9 @@ type snapshotImport struct {
 	session uint64
 	header  snapshotHeader
 	parts   chan snapshotPart // holds all that may be under way
+	// stop is closed, under the receiver's lock, when a newer snapshot of the range wants to come.
+	stop    chan struct{}
+	stopped bool // guarded by the receiver's lock
 }
 
 type snapshotPart struct {
@@ -88,6 +91,7 @@ func (v *snapshotReceiver) begin(from ids.NodeID, t trailer, part snapshotPart) 
 	}
 	im := &snapshotImport{
 		host: v.host, from: from, session: t.session, header: header, parts: make(chan snapshotPart, windowMax+2),
+		stop: make(chan struct{}),
 	}
 	v.host.mu.RLock()
 	defer v.host.mu.RUnlock()
@@ -96,6 +100,11 @@ func (v *snapshotReceiver) begin(from ids.NodeID, t trailer, part snapshotPart) 
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if old := v.mu.imports[t.r]; old != nil && old.header.term <= header.term && !old.stopped {
+		// Its leader sends one at a time, and none once it is deposed: the rest of the old one will not come.
+		old.stopped = true
+		close(old.stop)
+	}
 	if v.mu.imports[t.r] != nil || len(v.mu.imports) >= importsMax {
 		return errors.New("others are coming in, try later")
 	}
@@ -184,6 +193,8 @@ func (im *snapshotImport) receive(in *storage.Import) (last snapshotPart, err er
 		case p = <-im.parts:
 		case <-t.C:
 			return last, errors.New("silent for too long")
+		case <-im.stop:
+			return last, errors.New("a newer one wants to come")
 		case <-im.host.ctx.Done():
 			return last, errClosed
 		}

@@ -205,6 +205,14 @@ func TestSnapshotIsRefused(t *testing.T) {
 		if err := try(gone, 2); err != nil {
 			t.Errorf("a snapshot for its successor: %v", err)
 		}
+		// Its sender lost the connection and begins again: it is turned away once, while the first one makes room.
+		if err := try(gone, 2); err == nil {
+			t.Error("two snapshots of a range at once")
+		}
+		synctest.Wait()
+		if err := try(gone, 2); err != nil {
+			t.Errorf("a snapshot whose predecessor broke off: %v", err)
+		}
 		time.Sleep(receiveTimeout + time.Second) // the last one is given up
 		synctest.Wait()
 		h.receiver.mu.Lock()
