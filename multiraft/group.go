@@ -62,6 +62,9 @@ type Group struct {
 	readStates      []raft.ReadState
 	local           []*raftpb.Message // responses of this replica to itself
 	outgoing        []*raftpb.Message // of this turn
+	held            []*raftpb.Message // appends without entries that were not sent, see holdBack
+	due             []*raftpb.Message // held back long enough
+	tell            uint64            // the others are to know of this commit index, 0 for none
 	reads           []pendingRead
 	seen            map[uint64]ids.NodeID // nodes of replicas that the descriptor does not name
 	truncator       truncator
@@ -167,6 +170,11 @@ func (g *Group) ReadIndex(context string) error {
 	g.reads = append(g.reads, pendingRead{context, g.status.Term})
 	return g.inRaft(func() error { g.raft.ReadIndex([]byte(context)); return nil })
 }
+
+// TellCommit has the other replicas learn of the commit of an index, once it is committed, without delay. Otherwise they
+// learn of it with the next entries or the next heartbeat. Only the group's StateMachine may call it, from one of its
+// methods.
+func (g *Group) TellCommit(index uint64) { g.tell = max(g.tell, index) }
 
 // inRaft calls raft on behalf of the state machine: a panic is then raft's, not the state machine's, see endTurn.
 func (g *Group) inRaft(fn func() error) error {

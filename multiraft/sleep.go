@@ -89,6 +89,7 @@ func (g *Group) tick() {
 		return // it fell asleep while the tick was under way
 	}
 	g.raft.Tick()
+	g.releaseHeld()
 	g.writePending()
 	g.maybeTruncate()
 	g.sleep.idle++
@@ -110,6 +111,22 @@ func (g *Group) tick() {
 			g.campaign()
 		}
 	}
+}
+
+// releaseHeld ends the wait of messages that were held back. A leader's tick is a heartbeat, which says how far the log is
+// committed, but only as far as the replica has acknowledged it.
+func (g *Group) releaseHeld() {
+	if len(g.held) == 0 {
+		return
+	}
+	g.peers(func(id uint64, pr *tracker.Progress) {
+		for _, m := range g.held {
+			if m.GetTo() == id && pr.Match < g.status.Last {
+				g.due = append(g.due, m)
+			}
+		}
+	})
+	g.held = nil
 }
 
 // campaign stands for election, and again in a while if that leads to nothing.

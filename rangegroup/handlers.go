@@ -80,7 +80,9 @@ func (h *Host) HandleConfirm(_ ids.NodeID, payload []byte, reply func([]byte, er
 	}
 	g := &confirmGather{results: make([]*pontoonpb.ConfirmResult, len(call.Items)), left: len(call.Items), reply: reply}
 	for i, it := range call.Items {
-		h.Confirm(ids.RangeID(it.RangeId), ids.Generation(it.Generation), func(c Claim, err error) { g.done(i, c, err) })
+		h.confirm(ids.RangeID(it.RangeId), &confirmation{
+			gen: ids.Generation(it.Generation), remote: true, done: func(c Claim, err error) { g.done(i, c, err) },
+		})
 	}
 }
 

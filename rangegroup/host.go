@@ -213,14 +213,17 @@ func (h *Host) Write(req Request, done func(resp proto.Message, err error)) {
 // Confirm asks for a claim that is at least everything completed before the call, if this node leads the range. done is
 // called exactly once and must not block.
 func (h *Host) Confirm(id ids.RangeID, gen ids.Generation, done func(Claim, error)) {
+	h.confirm(id, &confirmation{gen: gen, done: done})
+}
+
+func (h *Host) confirm(id ids.RangeID, c *confirmation) {
 	r := h.replica(id)
 	if r == nil {
-		done(Claim{}, &ids.WrongRangeError{Range: id})
+		c.done(Claim{}, &ids.WrongRangeError{Range: id})
 		return
 	}
-	c := &confirmation{gen: gen, arrived: time.Now(), done: done}
 	if !r.inbox.push(event{confirm: c}) {
-		done(Claim{}, r.closing())
+		c.done(Claim{}, r.closing())
 		return
 	}
 	r.schedule()

@@ -28,9 +28,9 @@ type event struct {
 
 // confirmation is somebody who waits for a claim.
 type confirmation struct {
-	gen     ids.Generation
-	arrived time.Time
-	done    func(Claim, error)
+	gen    ids.Generation
+	remote bool // it will be used at another node's replica
+	done   func(Claim, error)
 }
 
 // joinAnswer is a sequencer's answer on its way back to the worker.

@@ -75,6 +75,7 @@ type fakeGroup struct {
 func (g *fakeGroup) Status() multiraft.Status     { return g.status }
 func (g *fakeGroup) Schedule()                    { g.scheduled = true }
 func (g *fakeGroup) TransferLeader(ids.ReplicaID) {}
+func (g *fakeGroup) TellCommit(uint64)            {}
 func (g *fakeGroup) last() uint64                 { return g.first + uint64(len(g.log)) - 1 }
 
 func (g *fakeGroup) ReadIndex(ctx string) error {
@@ -200,7 +201,7 @@ func (w *laneWorld) submit() {
 
 func (w *laneWorld) confirm() {
 	floor := w.maxed
-	w.r.inbox.push(event{confirm: &confirmation{gen: 1, arrived: now(), done: func(c Claim, err error) {
+	w.r.inbox.push(event{confirm: &confirmation{gen: 1, done: func(c Claim, err error) {
 		if err != nil {
 			return
 		}

@@ -154,6 +154,9 @@ func (r *Replica) answered(g group, j *joinAnswer) {
 		}
 		r.claims.note(c, r.applied.Index)
 		for _, w := range j.waiters {
+			if w.remote {
+				g.TellCommit(c.Index)
+			}
 			w.done(c, nil)
 		}
 	default:

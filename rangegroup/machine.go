@@ -12,6 +12,7 @@ type group interface {
 	Propose(data []byte) (index uint64, err error)
 	ReadIndex(ctx string) error
 	TransferLeader(to ids.ReplicaID)
+	TellCommit(index uint64)
 	Schedule()
 	Status() multiraft.Status
 }
