@@ -162,7 +162,8 @@ func (c *Cluster) config(n *Node) *node.Config {
 	cfg.Seed = int64(c.opt.Seed>>1) + int64(n.index)
 	cfg.Logger = c.logs.logger(n.index)
 	cfg.Transport = func(p node.TransportParams) (node.PeerTransport, error) {
-		return c.net.Join(p.Self, p.Incarnation, simnet.WithDisk(p.DiskID), simnet.WithCheckPeer(p.CheckPeer)), nil
+		return c.net.Join(p.Self, p.Incarnation, simnet.WithDisk(p.DiskID), simnet.WithCheckPeer(p.CheckPeer),
+			simnet.WithOnRefused(p.OnRefused)), nil
 	}
 	if c.opt.Configure != nil {
 		c.opt.Configure(n.index, &cfg)

@@ -170,6 +170,8 @@ type TransportParams struct {
 	Resolve     func(ids.NodeID) (addr string, ok bool)
 	// CheckPeer refuses a peer that shows up with another disk than the node was known by.
 	CheckPeer func(node ids.NodeID, disk uint64) error
+	// OnRefused is told that a peer refuses this node, and why. It must not block.
+	OnRefused func(by ids.NodeID, reason string)
 	// LivenessTimeout is the silence after which a peer counts as down.
 	LivenessTimeout time.Duration
 }

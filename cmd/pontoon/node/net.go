@@ -23,7 +23,7 @@ func (n *Node) newGRPCTransport(p TransportParams) (PeerTransport, error) {
 	}
 	cfg := grpcnet.Config{
 		ClusterID: p.ClusterID, Self: p.Self, DiskID: p.DiskID, Incarnation: p.Incarnation,
-		Listener: c.PeerListeners[0], Resolve: p.Resolve, CheckPeer: p.CheckPeer, OnRefused: n.refused,
+		Listener: c.PeerListeners[0], Resolve: p.Resolve, CheckPeer: p.CheckPeer, OnRefused: p.OnRefused,
 		LivenessTimeout: p.LivenessTimeout, Logger: n.log, Registerer: c.Registerer,
 	}
 	if l, ok := c.PeerListeners[0].(*Listener); ok && l.Secure() {

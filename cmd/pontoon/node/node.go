@@ -194,7 +194,7 @@ func (n *Node) openTransport() (err error) {
 	}
 	p := TransportParams{
 		ClusterID: n.id.ClusterID, Self: n.id.Node, DiskID: n.id.DiskID, Incarnation: n.incarnation,
-		Resolve: n.peers.resolve, LivenessTimeout: n.cfg.ElectionTimeout,
+		Resolve: n.peers.resolve, LivenessTimeout: n.cfg.ElectionTimeout, OnRefused: n.refused,
 		CheckPeer: func(peer ids.NodeID, disk uint64) error {
 			if n.client == nil {
 				return nil

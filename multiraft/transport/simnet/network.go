@@ -87,6 +87,11 @@ func WithCheckPeer(check func(node ids.NodeID, disk uint64) error) JoinOption {
 	return func(d *Node) { d.check = check }
 }
 
+// WithOnRefused sets who is told that another node refuses this one.
+func WithOnRefused(f func(by ids.NodeID, reason string)) JoinOption {
+	return func(d *Node) { d.onRefused = f }
+}
+
 // Join makes a node, or the next process of a node that crashed or closed. Nobody reaches it before Start.
 func (n *Network) Join(id ids.NodeID, incarnation uint64, opts ...JoinOption) *Node {
 	d := newNode(n, id, incarnation)
@@ -232,6 +237,7 @@ func (n *Network) connectLocked(from *Node, to ids.NodeID) (*connection, error) 
 		return nil, fmt.Errorf("refused: %w", err)
 	}
 	if err := d.check(from.id, from.disk); err != nil {
+		from.finisher.Do(func() { from.onRefused(to, err.Error()) })
 		return nil, fmt.Errorf("refused by node %v: %w", to, err)
 	}
 	c := &connection{from: from, to: d, heard: time.Now()}

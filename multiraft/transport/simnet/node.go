@@ -27,6 +27,7 @@ type Node struct {
 	incarnation uint64
 	disk        uint64
 	check       func(ids.NodeID, uint64) error
+	onRefused   func(ids.NodeID, string)
 	finisher    *calls.Finisher
 	stop        chan struct{} // closed by Close
 	wg          sync.WaitGroup
@@ -53,6 +54,7 @@ func newNode(n *Network, id ids.NodeID, incarnation uint64) *Node {
 	return &Node{
 		net: n, id: id, incarnation: incarnation,
 		check:       func(ids.NodeID, uint64) error { return nil },
+		onRefused:   func(ids.NodeID, string) {},
 		finisher:    calls.NewFinisher(),
 		stop:        make(chan struct{}),
 		handlers:    map[transport.Method]transport.Handler{},
