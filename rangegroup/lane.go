@@ -27,6 +27,7 @@ const (
 	// A transfer of leadership stops the lane for at most transferMax. One that failed, say because the other replica
 	// still waits for a snapshot, is tried again after transferPause.
 	transferMax       = time.Second
+	transferDrain     = 200 * time.Millisecond
 	transferPause     = 5 * time.Second
 	transferPokeEvery = 50 * time.Millisecond
 )

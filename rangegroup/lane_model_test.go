@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/pontoon-kv/pontoon/internal/clock"
@@ -70,11 +71,12 @@ type fakeGroup struct {
 	reads  []string
 
 	scheduled bool
+	transfers int
 }
 
 func (g *fakeGroup) Status() multiraft.Status     { return g.status }
 func (g *fakeGroup) Schedule()                    { g.scheduled = true }
-func (g *fakeGroup) TransferLeader(ids.ReplicaID) {}
+func (g *fakeGroup) TransferLeader(ids.ReplicaID) { g.transfers++ }
 func (g *fakeGroup) TellCommit(uint64)            {}
 func (g *fakeGroup) last() uint64                 { return g.first + uint64(len(g.log)) - 1 }
 
@@ -477,6 +479,26 @@ func TestFailedTransfer(t *testing.T) {
 	}
 	if !l.noTransferBefore.After(now()) {
 		t.Error("the next transfer may begin at once")
+	}
+}
+
+// TestTransferWithoutSequencer: a leader whose sequencer does not answer hands over all the same, a little later.
+func TestTransferWithoutSequencer(t *testing.T) {
+	w := newLaneWorld(t, 1, rules{})
+	w.elect()
+	w.commitSome(1)
+	w.submit()
+	w.r.process(w.g)
+	l := w.r.lead
+	l.transfer, l.transferBy = 2, now().Add(transferMax)
+	w.r.process(w.g)
+	if w.g.transfers > 0 {
+		t.Error("did not wait for what is under way")
+	}
+	l.transferBy, l.retryAt = now().Add(transferMax-transferDrain-1), now().Add(time.Hour)
+	w.r.process(w.g)
+	if w.g.transfers == 0 {
+		t.Error("waits for a sequencer that does not answer")
 	}
 }
 

@@ -79,17 +79,13 @@ func (r *Replica) advance(g group, l *lead) {
 	if !l.ready || l.fenced {
 		return
 	}
-	if wait := time.Until(l.retryAt); wait > 0 {
-		return
+	if time.Until(l.retryAt) <= 0 && l.proving == "" {
+		for s := r.evaluate(l); s != nil; s = r.evaluate(l) {
+			r.join(l, s)
+		}
+		r.askFresh(l)
+		r.joinConfirms(l)
 	}
-	if l.proving != "" {
-		return
-	}
-	for s := r.evaluate(l); s != nil; s = r.evaluate(l) {
-		r.join(l, s)
-	}
-	r.askFresh(l)
-	r.joinConfirms(l)
 	r.maybeTransfer(g, l)
 }
 
@@ -301,7 +297,9 @@ func (r *Replica) proposeSegment(g group, s *segment, a *Answer) (uint64, error)
 	return index, nil
 }
 
-// maybeTransfer hands leadership over once nothing is under way, so that no request fails.
+// maybeTransfer hands leadership over once nothing is under way, so that no request fails. If that takes too long, say
+// because the sequencer does not answer, it does not wait any more: what was appended is decided by the log, the rest has
+// to be sent to the next leader.
 func (r *Replica) maybeTransfer(g group, l *lead) {
 	if l.transfer == 0 {
 		return
@@ -313,7 +311,7 @@ func (r *Replica) maybeTransfer(g group, l *lead) {
 		g.Schedule()
 		return
 	}
-	if len(l.lane.segments) == 0 {
+	if len(l.lane.segments) == 0 || now.After(l.transferBy.Add(transferDrain-transferMax)) {
 		g.TransferLeader(l.transfer)
 	}
 	if now.After(l.transferPoke) {
