@@ -46,6 +46,9 @@ type Client struct {
 		told     ids.Revision // the floor that onFloor was told
 		closed   bool
 		diskSeen map[ids.NodeID]uint64
+		// voucher said last, at vouched, that another node is the sequencer.
+		voucher ids.NodeID
+		vouched time.Duration
 	}
 	// ctx ends with the client; it is handed to the transport with every call.
 	ctx    context.Context
@@ -148,6 +151,15 @@ func (c *Client) Silent() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.now() - c.mu.heard
+}
+
+// CutOff reports whether this node alone seems to be without the sequencer: no answer came for 2·D, while another node,
+// which it returns, says just now that there is a sequencer. Leaderships are better off there.
+func (c *Client) CutOff() (better ids.NodeID, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, d := c.now(), c.cfg.LeaseDuration
+	return c.mu.voucher, c.mu.voucher != 0 && now-c.mu.heard > 2*d && now-c.mu.vouched < d
 }
 
 // Join puts j into an exchange that starts after this call. j.Done is called exactly once: possibly before Join
@@ -286,6 +298,9 @@ func (c *Client) receive(o outgoing, a sequencer.Answer) {
 	now := c.now()
 	switch {
 	case !alive:
+		if a.Leader != 0 && a.Leader != o.to {
+			c.mu.voucher, c.mu.vouched = o.to, now
+		}
 		c.lostLocked(a.Leader, now)
 	case a.Refusal == sequencer.Served:
 		c.mu.heard = now

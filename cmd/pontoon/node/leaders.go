@@ -18,16 +18,26 @@ const (
 	leadersPeriod = 300 * time.Millisecond
 	// transfersMax bounds the leaderships that one round hands over: elections are cheap, but not ten thousand at once.
 	transfersMax = 64
+	// returnAfter is how long a leadership stays where it came from the node that it belongs to: that one may have given
+	// it up for a reason that only it sees.
+	returnAfter = 10 * time.Second
 )
 
 // runLeaders follows the leader policy. Gathered: leaders belong on the sequencer's node, where an exchange is a
 // function call; whoever leads elsewhere and could hand over to that node does. Spread: each range has a node where it
-// belongs, by its id, among those that live.
+// belongs, by its id, among those that live. A node that alone is without the sequencer leads nothing: its Raft groups
+// see no fault, but its ranges would stand still.
 func (n *Node) runLeaders(ctx context.Context) {
 	settled, since := ids.NodeID(0), time.Now()
+	seen := tenures{}
 	for sleep(ctx, leadersPeriod) {
+		seen.note(n.ranges.Statuses())
+		if better, ok := n.client.CutOff(); ok {
+			n.handOver(func(d *ids.Descriptor) ids.NodeID { return n.refuge(d, better) }, transfersMax)
+			continue
+		}
 		if n.cfg.LeaderPolicy == LeadersSpread {
-			n.handOver(n.spreadTo, transfersMax)
+			n.handOver(func(d *ids.Descriptor) ids.NodeID { return seen.returns(d, n.spreadTo(d)) }, transfersMax)
 			continue
 		}
 		s := n.client.SequencerNode()
@@ -37,8 +47,45 @@ func (n *Node) runLeaders(ctx context.Context) {
 		if s == 0 || s == n.id.Node || time.Since(since) < n.cfg.ElectionTimeout || !n.net.Alive(s) {
 			continue
 		}
-		n.handOver(func(*ids.Descriptor) ids.NodeID { return s }, transfersMax)
+		n.handOver(func(d *ids.Descriptor) ids.NodeID { return seen.returns(d, s) }, transfersMax)
 	}
+}
+
+// refuge is where a range's leadership goes from a node without sequencer: to the node that has one, or else to any.
+func (n *Node) refuge(d *ids.Descriptor, better ids.NodeID) ids.NodeID {
+	if r, ok := d.On(better); ok && !r.Learner {
+		return better
+	}
+	for _, r := range d.Replicas {
+		if !r.Learner && r.Node != n.id.Node && n.net.Alive(r.Node) {
+			return r.Node
+		}
+	}
+	return 0
+}
+
+// tenures remembers who led the ranges with a replica here, and who before that.
+type tenures map[ids.RangeID]tenure
+
+type tenure struct {
+	leader, before ids.NodeID
+	since          time.Time
+}
+
+func (ts tenures) note(statuses []rangegroup.Status) {
+	for _, s := range statuses {
+		if t := ts[s.Descriptor.ID]; s.Leader != 0 && s.Leader != t.leader {
+			ts[s.Descriptor.ID] = tenure{leader: s.Leader, before: t.leader, since: time.Now()}
+		}
+	}
+}
+
+// returns is the node itself unless it led the range until lately: then none.
+func (ts tenures) returns(d *ids.Descriptor, to ids.NodeID) ids.NodeID {
+	if t := ts[d.ID]; t.before == to && time.Since(t.since) < returnAfter {
+		return 0
+	}
+	return to
 }
 
 // spreadTo is the node where a range's leader belongs when leaders are spread.
