@@ -77,7 +77,7 @@ func key(i int) string { return fmt.Sprintf("/load/%010d", i) }
 
 // fill writes every key once, in order but for the clients' race.
 func fill(o *options, clients []*clientv3.Client) error {
-	noise := make([]byte, o.value+1<<16) // values that do not compress
+	noise := make([]byte, o.value+1<<24) // values that do not compress, and don't overlap their neighbours'
 	rand.New(rand.NewSource(1)).Read(noise)
 	var next, failed atomic.Int64
 	var first atomic.Pointer[error]
@@ -106,7 +106,7 @@ func fill(o *options, clients []*clientv3.Client) error {
 					return
 				}
 				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-				_, err := c.Put(ctx, key(n), string(noise[n%(1<<16):][:o.value]))
+				_, err := c.Put(ctx, key(n), string(noise[n*7919%(1<<24):][:o.value]))
 				cancel()
 				if err != nil {
 					failed.Add(1)
