@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/pontoon-kv/pontoon/proto/ids"
 	"github.com/pontoon-kv/pontoon/storage"
@@ -66,7 +67,7 @@ func (id *identity) check(c *Config, b *Bootstrap) error {
 	if b == nil {
 		return nil
 	}
-	if b.ClusterID != id.ClusterID {
+	if b.ClusterID != id.ClusterID && !sameMembers(b.Nodes, id.Members) {
 		return invalid("data-dir", "%s belongs to another cluster (%x, the flags describe %x)", c.DataDir, id.ClusterID, b.ClusterID).
 			fix("give the initial cluster, token and splits that it was made with, or another directory")
 	}
@@ -75,6 +76,12 @@ func (id *identity) check(c *Config, b *Bootstrap) error {
 			fix("start it with --name=%s, or give this node a directory of its own", id.Name)
 	}
 	return nil
+}
+
+// sameMembers reports whether two clusters have the same nodes, and so the same token. Their ids still differ if one was
+// given initial splits and the other not; these count at the first boot only.
+func sameMembers(a, b []BootstrapNode) bool {
+	return slices.EqualFunc(a, b, func(x, y BootstrapNode) bool { return x.ID == y.ID })
 }
 
 // nextIncarnation counts the processes that ran on a data directory.
