@@ -158,7 +158,7 @@ func loadBook(e *storage.Engine) (*book.Book, error) {
 	return l.Book(), errors.Join(err, bad)
 }
 
-// State is the replica's state for multiraft.GroupConfig.
+// State is the replica's state for multiraft.GroupConfig, until the group is started.
 func (s *Service) State() storage.RangeState { return s.state }
 
 // Start begins to keep time for the group that was made with StateMachine.

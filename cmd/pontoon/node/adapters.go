@@ -68,7 +68,7 @@ func (c clusterView) Raft() router.RaftStatus {
 		return router.RaftStatus{}
 	}
 	s := g.Status()
-	leader, _ := c.n.placement.State().Descriptor.NodeOf(s.Leader)
+	leader, _ := g.ReplicaNode(s.Leader)
 	return router.RaftStatus{Leader: leader, Term: s.Term, Commit: s.Commit, Applied: s.Applied}
 }
 
