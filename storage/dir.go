@@ -69,7 +69,7 @@ func (e *Engine) prepareDir() error {
 	// Pebble names its own format in a marker file; it says "unknown" only in a text.
 	if v, err := atomicfs.ReadMarker(e.fs, e.dir, "format-version"); err == nil && v != "" {
 		if found, err := strconv.ParseUint(v, 10, 64); err == nil && found > uint64(pebble.FormatNewest) {
-			return &FormatError{Dir: e.dir, Cause: fmt.Errorf("Pebble format %d", found)}
+			return &FormatError{Dir: e.dir, Cause: fmt.Errorf("format %d of Pebble", found)}
 		}
 	}
 	desc, err := pebble.Peek(e.dir, e.fs)

@@ -20,9 +20,6 @@ const (
 	flagsKnown = flagTombstone | flagLease | flagOp
 )
 
-// versionHeaderMax bounds a record without its value.
-const versionHeaderMax = 1 + 2*binary.MaxVarintLen64 + 8 + binary.MaxVarintLen32
-
 // appendVersionHeader appends the record of v up to its value.
 func appendVersionHeader(dst []byte, v *Version) []byte {
 	at := len(dst)

@@ -555,13 +555,3 @@ func (p *peers) incomplete() bool {
 }
 
 var _ transport.Transport = PeerTransport(nil)
-
-// describe names a node for people.
-func (p *peers) describe(id ids.NodeID) string {
-	for _, m := range p.known() {
-		if m.ID == id {
-			return fmt.Sprintf("%s (%v)", m.Name, id)
-		}
-	}
-	return id.String()
-}
