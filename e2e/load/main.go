@@ -10,7 +10,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"math/rand"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -78,7 +78,7 @@ func key(i int) string { return fmt.Sprintf("/load/%010d", i) }
 // fill writes every key once, in order but for the clients' race.
 func fill(o *options, clients []*clientv3.Client) error {
 	noise := make([]byte, o.value+1<<24) // values that do not compress, and don't overlap their neighbours'
-	rand.New(rand.NewSource(1)).Read(noise)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise)
 	var next, failed atomic.Int64
 	var first atomic.Pointer[error]
 	start := time.Now()
@@ -135,11 +135,11 @@ func measure(o *options, clients []*clientv3.Client, n int) error {
 	var wg sync.WaitGroup
 	for i := range n {
 		c := clients[i%len(clients)]
-		rng := rand.New(rand.NewSource(int64(i)))
+		rng := rand.New(rand.NewPCG(1, uint64(i)))
 		wg.Go(func() {
 			var mine []time.Duration
 			for time.Now().Before(end) {
-				k := key(rng.Intn(o.keys))
+				k := key(rng.IntN(o.keys))
 				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 				t := time.Now()
 				r, err := c.Get(ctx, k)
